@@ -1,0 +1,1 @@
+"""The contract between agents and aggregators. Imports neither side, opens nothing."""
