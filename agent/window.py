@@ -1,0 +1,122 @@
+"""What leaves the kernel for one window: counted rows, the stacks they name, and what became of processes meanwhile.
+
+Values only: the sampler fills them, `normalize` reads them, nothing here opens anything. Stacks are **leaf first** as
+in the kernel's own buffers. Callers' addresses are return addresses as the kernel gives them; the first address of
+each stack is exact. `normalize` turns both into the contract's order and addresses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+ID_STACK_BIT = 1 << 63
+"""Set in a row's user stack if the kernel itself resolved build IDs: the key refers to `Window.id_stacks`."""
+
+FIRST_STACK = 16
+"""Smallest stack key. Below: 0 is "there is no such stack", 1 to 15 are `FrameMiss` numbers."""
+
+ID_BYTES = 20
+"""Length of `bpf_stack_build_id.build_id` (BPF_BUILD_ID_SIZE); shorter IDs are padded with zeroes."""
+
+ID_VALID = 1
+"""BPF_STACK_BUILD_ID_VALID: build ID and file offset."""
+ID_BARE = 2
+"""BPF_STACK_BUILD_ID_IP: the kernel found no build ID, the address is the runtime address."""
+
+COUNT_DTYPE = np.dtype(
+    [
+        ("image", "<u8"),  # process image: new at fork, at exec or when first sampled; never used again
+        ("user", "<u8"),  # stack key, see FIRST_STACK and ID_STACK_BIT
+        ("kernel", "<u8"),  # stack key; always of `Window.stacks`
+        ("tgid", "<u4"),
+        ("tid", "<u4"),  # 0 unless labels per thread are on
+        ("comm", "S16"),  # of the thread; empty unless labels per thread are on
+        ("count", "<u8"),
+    ]
+)
+"""One row of counts: samples of one process image (or thread) with one pair of stacks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawStacks:
+    """Stack i has the key keys[i] and the addresses [offsets[i], offsets[i + 1]). Keys ascend, each once."""
+
+    keys: NDArray[np.uint64]
+    offsets: NDArray[np.uint32]
+    address: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdStacks:
+    """Stacks that the kernel resolved: per frame a status (ID_VALID or ID_BARE), a build ID and an address.
+
+    `build_id` has the shape (frames, ID_BYTES). `address` is a file offset where the status is ID_VALID, else a
+    runtime address.
+    """
+
+    keys: NDArray[np.uint64]
+    offsets: NDArray[np.uint32]
+    status: NDArray[np.uint32]
+    build_id: NDArray[np.uint8]
+    address: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def empty_raw_stacks() -> RawStacks:
+    """A table without stacks."""
+    return RawStacks(keys=np.zeros(0, np.uint64), offsets=np.zeros(1, np.uint32), address=np.zeros(0, np.uint64))
+
+
+def empty_id_stacks() -> IdStacks:
+    """A table without stacks."""
+    return IdStacks(
+        keys=np.zeros(0, np.uint64),
+        offsets=np.zeros(1, np.uint32),
+        status=np.zeros(0, np.uint32),
+        build_id=np.zeros((0, ID_BYTES), np.uint8),
+        address=np.zeros(0, np.uint64),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Samples taken in [start_ns, end_ns), Unix time: taken == counts["count"].sum() + sum(lost.values())."""
+
+    start_ns: int
+    end_ns: int
+    period_ns: int
+    counts: NDArray[np.void]
+    stacks: RawStacks = field(default_factory=empty_raw_stacks)
+    id_stacks: IdStacks = field(default_factory=empty_id_stacks)
+    taken: int
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+
+class EventKind(IntEnum):
+    """What happened to a process. The numbers are shared with the kernel program."""
+
+    EXEC = 1
+    FORK = 2
+    EXIT = 3
+    SEEN = 4
+    """First sample of a process that was there before the agent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEvent:
+    """`image` begins (EXEC, FORK, SEEN) or ends (EXIT). `parent_image`: FORK: the parent's; EXEC: the one that the
+    process had until then; else 0. `comm` is the kernel's name of the process at that moment."""
+
+    kind: EventKind
+    tgid: int
+    image: int
+    parent_image: int = 0
+    comm: str = ""
