@@ -60,7 +60,7 @@ REJECTED = StreamSpec(
 """For inspection, so that little is kept for long."""
 
 SYMBOL_STORE_BYTES = 4 << 30
-"""Bound of the object store of lent ELF files. The aggregator deletes an object once its symbols are stored."""
+"""Bound of the object store of lent ELF files."""
 
 HEARTBEAT_S = 20
 """How often a node puts its entry, key `token(node)`, into NODE_BUCKET."""
