@@ -7,7 +7,7 @@ A frame is a pair (mapping, address). What the address counts depends on the map
     FILE, VDSO      offset into the file with that build ID
     KERNEL          offset from `_stext` of the kernel with that build ID, so that KASLR does not tell hosts apart
     MODULE          offset from the module's base address
-    JIT, INTERPRETER, BPF   index into the table of named frames
+    JIT, INTERPRETER, BPF, IMPORTED   index into the table of named frames
     MISS            a `FrameMiss`
 
 A caller's address lies **inside** its call instruction: return address - 1. Whoever unwinds subtracts, because only the
@@ -49,9 +49,11 @@ class MappingKind(IntEnum):
     INTERPRETER = 6
     BPF = 7
     MISS = 8
+    IMPORTED = 9
+    """A frame of an imported profile, named there. Rendered as it is: a suffix such as `_[k]` is part of the name."""
 
 
-NAMED_KINDS = frozenset({MappingKind.JIT, MappingKind.INTERPRETER, MappingKind.BPF})
+NAMED_KINDS = frozenset({MappingKind.JIT, MappingKind.INTERPRETER, MappingKind.BPF, MappingKind.IMPORTED})
 KERNEL_KINDS = frozenset({MappingKind.KERNEL, MappingKind.MODULE, MappingKind.BPF})
 
 
@@ -105,8 +107,8 @@ class Segment:
 class Mapping:
     """What addresses of a frame refer to. Equal for every process and host that runs the same build.
 
-    `path` is for people: where the file was seen, a module's name, `[vdso]`. `build_id` is None for the kinds JIT,
-    INTERPRETER, BPF and MISS. `segments` may be empty when only the kernel said the build ID and nobody saw the file.
+    `path` is for people: where the file was seen, a module's name, `[vdso]`. `build_id` is None for `NAMED_KINDS` and
+    MISS. `segments` may be empty when only the kernel said the build ID and nobody saw the file.
     """
 
     kind: MappingKind
