@@ -1,0 +1,95 @@
+"""One set of the kernel's maps -> one Window. Columns throughout: the maps are read in batches straight into numpy."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.kernelmaps import CounterArray, HashMap, Rows
+from agent.window import COUNT_DTYPE, IdStacks, RawStacks, Window
+from bpf import layout
+from bpf.layout import Counter
+
+_CHUNKS = {"counts": 4096, "stacks": 512, "id_stacks": 128}
+"""Entries per system call: about 0.5 MB of buffers each, whatever the maps' sizes."""
+
+_U8 = np.dtype("<u8")
+
+
+class MapSet:
+    """Set `index` (0 or 1) of the maps whose descriptors `maps` names. Only drained while no program writes to it."""
+
+    def __init__(self, maps: dict[str, int], index: int) -> None:
+        self._counters = CounterArray(maps[f"counters{index}"], len(Counter))
+        self._counts = HashMap(maps[f"counts{index}"], layout.COUNT_KEY, _U8, chunk=_CHUNKS["counts"])
+        self._stacks = HashMap(maps[f"stacks{index}"], _U8, layout.STACK, chunk=_CHUNKS["stacks"])
+        self._id_stacks = HashMap(maps[f"id_stacks{index}"], _U8, layout.ID_STACK, chunk=_CHUNKS["id_stacks"])
+
+    def take(self, *, start_ns: int, end_ns: int, period_ns: int) -> tuple[Window, dict[str, int]]:
+        """Empties the set: its window, and the counters that are neither taken nor lost samples. Raises OSError."""
+        counters = dict(zip(Counter, self._counters.take(), strict=True))
+        window = Window(
+            start_ns=start_ns,
+            end_ns=end_ns,
+            period_ns=period_ns,
+            counts=self._take_counts(),
+            stacks=self._take_stacks(),
+            id_stacks=self._take_id_stacks(),
+            taken=counters[Counter.TAKEN],
+            lost={counter.name.lower(): counters[counter] for counter in layout.LOSSES if counters[counter]},
+        )
+        return window, {counter.name.lower(): counters[counter] for counter in layout.DEGRADATIONS}
+
+    def _take_counts(self) -> Rows:
+        parts = [np.zeros(0, COUNT_DTYPE)]
+        for keys, values in self._counts.drain():
+            rows = np.zeros(len(keys), COUNT_DTYPE)
+            for name in layout.COUNT_KEY.names or ():
+                rows[name] = keys[name]
+            rows["count"] = values
+            parts.append(rows)
+        return np.concatenate(parts)
+
+    def _take_stacks(self) -> RawStacks:
+        keys, depths, parts = [np.zeros(0, _U8)], [np.zeros(0, np.uint32)], [np.zeros(0, _U8)]
+        for chunk, stacks in self._stacks.drain():
+            keys.append(chunk.copy())
+            depths.append(stacks["depth"].copy())
+            parts.append(stacks["address"][_used(stacks["depth"])])
+        key, offsets, order = _sort(np.concatenate(keys), np.concatenate(depths))
+        return RawStacks(keys=key, offsets=offsets, address=np.concatenate(parts)[order])
+
+    def _take_id_stacks(self) -> IdStacks:
+        keys, depths, parts = [np.zeros(0, _U8)], [np.zeros(0, np.uint32)], [np.zeros(0, layout.ID_FRAME)]
+        for chunk, stacks in self._id_stacks.drain():
+            keys.append(chunk.copy())
+            depths.append(stacks["depth"].copy())
+            parts.append(stacks["frame"][_used(stacks["depth"])])
+        key, offsets, order = _sort(np.concatenate(keys), np.concatenate(depths))
+        frame = np.concatenate(parts)[order]
+        return IdStacks(
+            keys=key,
+            offsets=offsets,
+            status=frame["status"].astype(np.uint32),
+            build_id=frame["build_id"].copy(),
+            address=frame["address"].astype(np.uint64),
+        )
+
+
+def _used(depth: NDArray[np.uint32]) -> NDArray[np.bool]:
+    """Which of the MAX_DEPTH places of each stack hold a frame."""
+    return np.arange(layout.MAX_DEPTH, dtype=np.uint32)[None, :] < depth[:, None]
+
+
+def _sort(
+    keys: NDArray[Any], depths: NDArray[np.uint32]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.int64]]:
+    """Ascending keys, the offsets of their frames, and where each frame stood before."""
+    order = np.argsort(keys)
+    before = np.zeros(len(keys) + 1, np.int64)
+    np.cumsum(depths, out=before[1:])
+    depths = depths[order]
+    offsets = np.zeros(len(keys) + 1, np.uint32)
+    np.cumsum(depths, out=offsets[1:])
+    shift = before[:-1][order] - offsets[:-1].astype(np.int64)
+    return keys[order], offsets, np.arange(int(offsets[-1]), dtype=np.int64) + np.repeat(shift, depths)

@@ -1,0 +1,163 @@
+"""Compiles and loads the kernel programs in a child process that lives half a second.
+
+BCC brings LLVM: 119 MB resident that never leave the process that compiled. So a child compiles, passes the descriptors
+of programs and maps back over a Unix socket and exits; maps and programs live as long as somebody holds a descriptor.
+
+    parent: load(options) -> spawns `python -m agent.loader FD` -> receives JSON and descriptors
+    child:  reads BTF -> compiles -> loads -> sends
+
+The only module that imports bcc, and only in the child.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import btf
+from bpf import layout
+from fleetflame.errors import FleetflameError, PrivilegeError
+
+BTF_PATH = Path("/sys/kernel/btf/vmlinux")
+EVENT_PAGES = 64
+"""Ring buffer of process events, pages: 256 KiB hold 5,400 events. A fork storm of 2,000 processes/s (three events
+each) fills it in 0.9 s, and it is read within milliseconds."""
+_TIMEOUT_S = 60
+_MAX_FDS = 32
+_MAPS = (
+    "active_set",
+    "counters0",
+    "counters1",
+    "counts0",
+    "counts1",
+    "stacks0",
+    "stacks1",
+    "id_stacks0",
+    "id_stacks1",
+    "ready",
+    "events",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """Sizes of the kernel's maps, in entries. docs/configuration.md has what each costs."""
+
+    counts_entries: int
+    stack_entries: int
+    id_stack_entries: int
+    process_entries: int
+    per_thread: bool
+
+    def flags(self) -> dict[str, int]:
+        """Values of the -D flags of cpu.c."""
+        return {
+            "COUNTS_ENTRIES": self.counts_entries,
+            "STACK_ENTRIES": self.stack_entries,
+            "ID_STACK_ENTRIES": self.id_stack_entries,
+            "PROCESS_ENTRIES": self.process_entries,
+            "PER_THREAD": int(self.per_thread),
+            "EVENT_PAGES": EVENT_PAGES,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Descriptors of everything that was loaded, by the names that cpu.c gives them."""
+
+    sampler: int
+    tracepoints: Mapping[str, int]
+    maps: Mapping[str, int]
+
+    def close(self) -> None:
+        """Closes all descriptors; the kernel frees what nothing else refers to."""
+        for fd in (self.sampler, *self.tracepoints.values(), *self.maps.values()):
+            os.close(fd)
+
+
+def load(options: LoadOptions) -> Loaded:
+    """Loads bpf/cpu.c. Raises FleetflameError with the compiler's or verifier's last words."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "agent.loader", str(theirs.fileno()), json.dumps(options.flags())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        theirs.close()
+        ours.settimeout(_TIMEOUT_S)
+        try:
+            answer, fds, _, _ = socket.recv_fds(ours, 65536, _MAX_FDS)
+            output = child.communicate(timeout=_TIMEOUT_S)[0].decode(errors="replace")
+        except (TimeoutError, subprocess.TimeoutExpired):
+            child.kill()
+            child.communicate()
+            raise FleetflameError(f"failed to load the kernel programs: no answer within {_TIMEOUT_S} s") from None
+    if not answer:
+        raise _explained(output)
+    names: list[str] = json.loads(answer)
+    by_name = dict(zip(names, fds, strict=True))
+    return Loaded(
+        sampler=by_name["on_sample"],
+        tracepoints={name: by_name[name] for name in layout.PROGRAMS},
+        maps={name: by_name[name] for name in _MAPS},
+    )
+
+
+def _explained(output: str) -> FleetflameError:
+    """An error for the operator from what BCC printed; the cases are those that were provoked by hand."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    last = lines[-1] if lines else "no output"
+    if "No module named 'bcc'" in output:
+        return FleetflameError(
+            "failed to load the kernel programs: BCC's Python module is missing",
+            hint="install `python3-bpfcc` and use a virtual environment with --system-site-packages",
+        )
+    if "Operation not permitted" in output or ("Permission denied" in output and "processed" not in output):
+        return PrivilegeError(
+            "failed to load the kernel programs: operation not permitted",
+            hint="run as root, or grant CAP_BPF and CAP_PERFMON; `fleetflame doctor` says what is missing",
+        )
+    if "Function not implemented" in output or "no BTF" in output:
+        return PrivilegeError(f"failed to load the kernel programs: {last}", hint="this kernel has no BPF or no BTF")
+    detail = next((line for line in lines if "error:" in line), last)
+    return FleetflameError(f"failed to load the kernel programs: {detail}", hint="run `fleetflame doctor`")
+
+
+def _task_offsets() -> dict[str, int]:
+    try:
+        offsets = btf.member_offsets(BTF_PATH.read_bytes(), "task_struct", ("pid", "tgid", "mm"))
+    except OSError as error:
+        raise SystemExit(f"no BTF: failed to open `{BTF_PATH}`: {error.strerror}") from None
+    except ValueError as error:
+        raise SystemExit(f"no BTF: {error}") from None
+    return {f"TASK_{member.upper()}": offset for member, offset in offsets.items()}
+
+
+def _child(fd: int, flags: dict[str, int]) -> None:
+    folder = layout.source_folder()
+    os.environ["BCC_KERNEL_SOURCE"] = str(folder / "kheaders")
+    defines = {**layout.flags(), **_task_offsets(), **flags}
+    from bcc import BPF  # 71 MB: not for the parent
+
+    program = BPF(
+        src_file=str(folder / "cpu.c"),
+        cflags=[f"-I{folder}", *(f"-D{name}={value}" for name, value in defines.items())],
+    )
+    fds = {"on_sample": program.load_func("on_sample", BPF.PERF_EVENT).fd}
+    for name in layout.PROGRAMS:
+        fds[name] = program.load_func(f"raw_tracepoint__{name}", BPF.RAW_TRACEPOINT).fd
+    for name in _MAPS:
+        fds[name] = program[name].map_fd
+    with socket.socket(fileno=fd) as parent:
+        socket.send_fds(parent, [json.dumps(list(fds)).encode()], list(fds.values()))
+
+
+if __name__ == "__main__":
+    _child(int(sys.argv[1]), json.loads(sys.argv[2]))

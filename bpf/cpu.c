@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * CPU profile: where is each processor when its clock ticks?
+ *
+ * A perf event (PERF_COUNT_SW_CPU_CLOCK, one per CPU) calls on_sample, which adds 1 to a row of `counts`; the stacks that
+ * rows refer to stand in `stacks` and `id_stacks`. Three raw tracepoints follow processes through fork, exec and exit.
+ *
+ * Never allocates, never blocks, never loops without a bound, and needs no kprobe. What it cannot record it counts.
+ *
+ * From -D flags: COUNTS_ENTRIES, STACK_ENTRIES, ID_STACK_ENTRIES, PROCESS_ENTRIES (map sizes, entries), PER_THREAD (0 or
+ * 1), TASK_PID, TASK_TGID, TASK_MM (byte offsets in struct task_struct, read from the kernel's BTF by the loader).
+ */
+#include <uapi/linux/ptrace.h>
+#include <uapi/linux/bpf_perf_event.h>
+#include "shared.h"
+
+/*
+ * Two sets of maps: programs write to the active one while user space drains the other. Draining a map that is written to
+ * would lose the stack of a row, or a row, between the two reads.
+ */
+BPF_ARRAY(active_set, u32, 1);
+BPF_PERCPU_ARRAY(counters0, u64, COUNTERS);
+BPF_PERCPU_ARRAY(counters1, u64, COUNTERS);
+BPF_TABLE("hash", struct count_key, u64, counts0, COUNTS_ENTRIES);
+BPF_TABLE("hash", struct count_key, u64, counts1, COUNTS_ENTRIES);
+BPF_TABLE("hash", u64, struct stack, stacks0, STACK_ENTRIES);
+BPF_TABLE("hash", u64, struct stack, stacks1, STACK_ENTRIES);
+BPF_TABLE("hash", u64, struct id_stack, id_stacks0, ID_STACK_ENTRIES);
+BPF_TABLE("hash", u64, struct id_stack, id_stacks1, ID_STACK_ENTRIES);
+
+/* tgid -> its image. Least recently used: one that falls out is met again as a new image and costs one event. */
+BPF_TABLE("lru_hash", u32, struct process, processes, PROCESS_ENTRIES);
+
+/* Images whose mappings user space has read. Until then the kernel names build IDs itself: see unwind_user. */
+BPF_TABLE("lru_hash", u64, u8, ready, PROCESS_ENTRIES);
+
+BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
+
+/* Stacks are too large for the 512 bytes of a program's own stack. One of each: on_sample is not re-entered on a CPU. */
+struct scratch {
+	struct stack stack;
+	struct id_stack id_stack;
+};
+BPF_PERCPU_ARRAY(scratch_space, struct scratch, 1);
+
+static inline void bump(u32 set, int counter)
+{
+	u64 *n = set ? counters1.lookup(&counter) : counters0.lookup(&counter);
+
+	if (n)
+		*n += 1;
+}
+
+static inline u32 current_set(void)
+{
+	int zero = 0;
+	u32 *set = active_set.lookup(&zero);
+
+	return set ? *set & 1 : 0;
+}
+
+static inline u64 new_image(u32 tgid)
+{
+	return (bpf_ktime_get_ns() >> 10) << 22 | (tgid & ((1 << 22) - 1));
+}
+
+static inline void tell(u32 kind, u32 tgid, u64 image, u64 parent_image)
+{
+	struct process_event *event = events.ringbuf_reserve(sizeof(*event));
+
+	if (!event) {
+		bump(current_set(), COUNTER_EVENT_LOST);
+		return;
+	}
+	event->kind = kind;
+	event->tgid = tgid;
+	event->image = image;
+	event->parent_image = parent_image;
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	events.ringbuf_submit(event, 0);
+}
+
+/* The image of a tgid, begun now if it is unknown: a process that was there before us, or fell out of the map. */
+static inline u64 image_of(u32 tgid, u32 set)
+{
+	struct process *known = processes.lookup(&tgid);
+	struct process fresh = {};
+
+	if (known)
+		return known->image;
+	fresh.image = new_image(tgid);
+	if (processes.update(&tgid, &fresh))
+		bump(set, COUNTER_PROCESS_MAP_FULL);
+	tell(EVENT_SEEN, tgid, fresh.image, 0);
+	return fresh.image;
+}
+
+/* Multiply and fold, a word at a time: spreads the few bits in which neighbouring stacks differ over all 64. */
+static inline u64 mix(u64 hash, u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 29;
+}
+
+/*
+ * Keeps clang from turning a loop's counter into pointers that count down from an unknown depth, which the verifier, who
+ * walks every iteration with its exact counter, can then no longer bound.
+ */
+#define OPAQUE(variable) asm volatile("" : "+r"(variable))
+
+static inline u64 key_of(u64 hash, u64 top_bit)
+{
+	hash &= ~ID_STACK_BIT;
+	if (hash < FIRST_HASH)
+		hash += FIRST_HASH;
+	return hash | top_bit;
+}
+
+/* Adds a stack to the active set and returns its key; a MISS_ where it could not be kept, which the row then carries. */
+static inline u64 keep_stack(u32 set, struct stack *stack)
+{
+	u64 key = stack->depth;
+	struct stack *old;
+	int i;
+
+	for (i = 0; i < MAX_DEPTH; i++) {
+		OPAQUE(i);
+		if (i >= stack->depth)
+			break;
+		key = mix(key, stack->address[i]);
+	}
+	key = key_of(key, 0);
+	old = set ? stacks1.lookup(&key) : stacks0.lookup(&key);
+	if (old) {
+		/* Equal hashes of unequal stacks: one in 2^64 by chance, but a wrong name is worse than a missing one. */
+		if (old->depth == stack->depth && old->address[0] == stack->address[0])
+			return key;
+		bump(set, COUNTER_STACK_COLLISION);
+		return MISS_STACK_COLLISION;
+	}
+	if (!(set ? stacks1.update(&key, stack) : stacks0.update(&key, stack)))
+		return key;
+	bump(set, COUNTER_STACK_MAP_FULL);
+	return MISS_STACK_MAP_FULL;
+}
+
+static inline u64 keep_id_stack(u32 set, struct id_stack *stack)
+{
+	u64 *words = (u64 *)stack->frame;
+	u64 key = stack->depth;
+	struct id_stack *old;
+	int i;
+
+	for (i = 0; i < MAX_DEPTH * sizeof(struct id_frame) / sizeof(u64); i++) {
+		OPAQUE(i);
+		if (i >= stack->depth * (sizeof(struct id_frame) / sizeof(u64)))
+			break;
+		key = mix(key, words[i]);
+	}
+	key = key_of(key, ID_STACK_BIT);
+	old = set ? id_stacks1.lookup(&key) : id_stacks0.lookup(&key);
+	if (old) {
+		if (old->depth == stack->depth && old->frame[0].address == stack->frame[0].address)
+			return key;
+		bump(set, COUNTER_STACK_COLLISION);
+		return MISS_STACK_COLLISION;
+	}
+	if (!(set ? id_stacks1.update(&key, stack) : id_stacks0.update(&key, stack)))
+		return key;
+	return MISS_STACK_MAP_FULL;
+}
+
+/*
+ * The user stack by frame pointers. This is the seam for another unwinder: it has the registers in ctx and leaves
+ * addresses in scratch, leaf first.
+ */
+static inline u64 unwind_user(struct bpf_perf_event_data *ctx, u32 set, u64 image, struct scratch *scratch)
+{
+	u64 key;
+	int size;
+
+	/*
+	 * Nobody has read this image's mappings, and it may be gone before anybody can: let the kernel say which build each
+	 * address belongs to. That costs more per frame and 4 KiB per stack, so only until user space is ready.
+	 */
+	if (!ready.lookup(&image)) {
+		size = bpf_get_stack(ctx, scratch->id_stack.frame, sizeof(scratch->id_stack.frame),
+				     BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
+		if (size > 0) {
+			scratch->id_stack.depth = size / sizeof(struct id_frame);
+			key = keep_id_stack(set, &scratch->id_stack);
+			if (key != MISS_STACK_MAP_FULL)
+				return key;
+			/* No room there: plain addresses are better than none. */
+			bump(set, COUNTER_ID_STACK_MAP_FULL);
+		}
+	}
+	size = bpf_get_stack(ctx, scratch->stack.address, sizeof(scratch->stack.address), BPF_F_USER_STACK);
+	if (size > 0) {
+		scratch->stack.depth = size / sizeof(u64);
+		return keep_stack(set, &scratch->stack);
+	}
+	bump(set, COUNTER_NO_USER_STACK);
+	return MISS_NO_USER_STACK;
+}
+
+static inline u64 unwind_kernel(struct bpf_perf_event_data *ctx, u32 set, struct scratch *scratch)
+{
+	int size = bpf_get_stack(ctx, scratch->stack.address, sizeof(scratch->stack.address), 0);
+
+	if (size > 0) {
+		scratch->stack.depth = size / sizeof(u64);
+		return keep_stack(set, &scratch->stack);
+	}
+	bump(set, COUNTER_NO_KERNEL_STACK);
+	return MISS_NO_KERNEL_STACK;
+}
+
+/* Kernel threads, and processes past the end of their address space, have no user stack to miss. */
+static inline int has_user_memory(void)
+{
+	void *task = (void *)bpf_get_current_task();
+	void *mm = 0;
+
+	bpf_probe_read_kernel(&mm, sizeof(mm), task + TASK_MM);
+	return mm != 0;
+}
+
+int on_sample(struct bpf_perf_event_data *ctx)
+{
+	u64 ids = bpf_get_current_pid_tgid();
+	u32 set = current_set();
+	struct count_key key = {};
+	struct scratch *scratch;
+	u64 *count, one = 1;
+	int zero = 0;
+
+	bump(set, COUNTER_TAKEN);
+	scratch = scratch_space.lookup(&zero);
+	if (!scratch)
+		return 0; /* SANITY: an array map of one entry has its entry 0; the verifier cannot know. */
+
+	key.tgid = ids >> 32;
+	key.image = image_of(key.tgid, set);
+	if (PER_THREAD) {
+		key.tid = ids;
+		bpf_get_current_comm(key.comm, sizeof(key.comm));
+	}
+	if (!IN_USER_MODE(&ctx->regs))
+		key.kernel = unwind_kernel(ctx, set, scratch);
+	if (has_user_memory())
+		key.user = unwind_user(ctx, set, key.image, scratch);
+
+	count = set ? counts1.lookup(&key) : counts0.lookup(&key);
+	if (count) {
+		/* The same row may be counted on another CPU at this moment. */
+		lock_xadd(count, 1);
+		return 0;
+	}
+	if (!(set ? counts1.insert(&key, &one) : counts0.insert(&key, &one)))
+		return 0;
+	count = set ? counts1.lookup(&key) : counts0.lookup(&key);
+	if (count)
+		lock_xadd(count, 1); /* another CPU inserted it between our two calls */
+	else
+		bump(set, COUNTER_COUNTS_FULL);
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct process *before = processes.lookup(&tgid);
+	u64 former = before ? before->image : 0;
+	struct process fresh = { .image = new_image(tgid) };
+
+	if (processes.update(&tgid, &fresh))
+		bump(current_set(), COUNTER_PROCESS_MAP_FULL);
+	tell(EVENT_EXEC, tgid, fresh.image, former);
+	return 0;
+}
+
+/* Arguments: parent task, child task. */
+RAW_TRACEPOINT_PROBE(sched_process_fork)
+{
+	void *child = (void *)ctx->args[1];
+	u32 parent_tgid = bpf_get_current_pid_tgid() >> 32, pid = 0, tgid = 0;
+	struct process fresh = {}, *parent;
+
+	bpf_probe_read_kernel(&pid, sizeof(pid), child + TASK_PID);
+	bpf_probe_read_kernel(&tgid, sizeof(tgid), child + TASK_TGID);
+	if (pid != tgid)
+		return 0; /* a thread: same process, same mappings */
+	parent = processes.lookup(&parent_tgid);
+	fresh.image = new_image(tgid);
+	if (processes.update(&tgid, &fresh))
+		bump(current_set(), COUNTER_PROCESS_MAP_FULL);
+	tell(EVENT_FORK, tgid, fresh.image, parent ? parent->image : 0);
+	return 0;
+}
+
+/*
+ * The entry stays in `processes`: tearing down the address space comes after this point and is sampled too. A reused
+ * tgid starts with a fork, which replaces it.
+ */
+RAW_TRACEPOINT_PROBE(sched_process_exit)
+{
+	u64 ids = bpf_get_current_pid_tgid();
+	u32 tgid = ids >> 32;
+	struct process *process;
+
+	if (tgid != (u32)ids)
+		return 0;
+	process = processes.lookup(&tgid);
+	if (process)
+		tell(EVENT_EXIT, tgid, process->image, 0);
+	return 0;
+}
+
+/* The kernel admits bpf_get_stack and bpf_probe_read_kernel to GPL-compatible programs only. */
+#define BPF_LICENSE Dual BSD/GPL

@@ -1,0 +1,60 @@
+"""Python's side of `shared.h`: layouts, counters and the flags that make the compiler compare the two."""
+
+from enum import IntEnum
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+MAX_DEPTH = 127
+
+COUNT_KEY = np.dtype(
+    [("image", "<u8"), ("user", "<u8"), ("kernel", "<u8"), ("tgid", "<u4"), ("tid", "<u4"), ("comm", "S16")]
+)
+STACK = np.dtype([("depth", "<u4"), ("unused", "<u4"), ("address", "<u8", (MAX_DEPTH,))])
+ID_FRAME = np.dtype([("status", "<u4"), ("build_id", "u1", (20,)), ("address", "<u8")])
+ID_STACK = np.dtype([("depth", "<u4"), ("unused", "<u4"), ("frame", ID_FRAME, (MAX_DEPTH,))])
+PROCESS_EVENT = np.dtype([("kind", "<u4"), ("tgid", "<u4"), ("image", "<u8"), ("parent_image", "<u8"), ("comm", "S16")])
+
+
+class Counter(IntEnum):
+    """Index in the counters map; `enum counter` of shared.h, in its order."""
+
+    TAKEN = 0
+    COUNTS_FULL = 1
+    NO_USER_STACK = 2
+    NO_KERNEL_STACK = 3
+    STACK_MAP_FULL = 4
+    STACK_COLLISION = 5
+    ID_STACK_MAP_FULL = 6
+    PROCESS_MAP_FULL = 7
+    EVENT_LOST = 8
+
+
+LOSSES = (Counter.COUNTS_FULL,)
+"""Counters whose samples are gone."""
+
+DEGRADATIONS = tuple(counter for counter in Counter if counter not in (*LOSSES, Counter.TAKEN))
+"""Counters that keep the sample and cost it a part of its stack, or its process its labels."""
+
+PROGRAMS = ("sched_process_exec", "sched_process_fork", "sched_process_exit")
+"""Raw tracepoints, by the name that the kernel and cpu.c give them."""
+
+
+def flags() -> dict[str, int]:
+    """What `shared.h` asserts: sizes in bytes, offsets in bytes, number of counters."""
+    return {
+        "SIZEOF_COUNT_KEY": COUNT_KEY.itemsize,
+        "SIZEOF_STACK": STACK.itemsize,
+        "SIZEOF_ID_FRAME": ID_FRAME.itemsize,
+        "SIZEOF_ID_STACK": ID_STACK.itemsize,
+        "SIZEOF_PROCESS_EVENT": PROCESS_EVENT.itemsize,
+        "OFFSETOF_COMM": COUNT_KEY.fields["comm"][1] if COUNT_KEY.fields else -1,
+        "OFFSETOF_ID_ADDRESS": ID_FRAME.fields["address"][1] if ID_FRAME.fields else -1,
+        "NUMBER_OF_COUNTERS": len(Counter),
+    }
+
+
+def source_folder() -> Path:
+    """Where cpu.c and the header tree lie, in a checkout as in an installed wheel."""
+    return Path(str(files("bpf")))

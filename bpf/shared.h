@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What the kernel programs and user space agree on: layouts and counters.
+ *
+ * Python's side is bpf/layout.py. It hands over its own sizes and offsets as -D flags, and the assertions below refuse to
+ * compile when the two differ; nobody edits this text at run time.
+ */
+#ifndef FLEETFLAME_SHARED_H
+#define FLEETFLAME_SHARED_H
+
+/* Frames per stack: the kernel's own limit (kernel.perf_event_max_stack) unless raised. 1,024 bytes with the depth. */
+#define MAX_DEPTH 127
+
+/*
+ * A stack's key is a 64-bit hash of its frames. Values below 16 are never hashes: 0 means that there is no such stack,
+ * 1 to 15 say why it is missing (model.FrameMiss). The top bit tells the two stack maps apart.
+ */
+#define NO_STACK 0ULL
+#define MISS_NO_USER_STACK 1ULL
+#define MISS_NO_KERNEL_STACK 2ULL
+#define MISS_STACK_MAP_FULL 3ULL
+#define MISS_STACK_COLLISION 4ULL
+#define FIRST_HASH 16ULL
+#define ID_STACK_BIT (1ULL << 63)
+
+/* One row of counts: everything that tells samples apart before they leave the kernel. */
+struct count_key {
+	u64 image;  /* process image, see struct process */
+	u64 user;   /* key of the user stack, or why there is none */
+	u64 kernel; /* key of the kernel stack */
+	u32 tgid;
+	u32 tid;       /* 0 unless PER_THREAD: a row per thread is a choice of the operator */
+	char comm[16]; /* the thread's, "" unless PER_THREAD */
+};
+
+/* Addresses as the unwinder found them, leaf first. */
+struct stack {
+	u32 depth;
+	u32 unused;
+	u64 address[MAX_DEPTH];
+};
+
+/* The kernel's own struct bpf_stack_build_id (include/uapi/linux/bpf.h): status 1 = id and offset hold, 2 = ip only. */
+struct id_frame {
+	int status;
+	unsigned char build_id[20];
+	u64 address;
+};
+
+struct id_stack {
+	u32 depth;
+	u32 unused;
+	struct id_frame frame[MAX_DEPTH];
+};
+
+/*
+ * A process image is one program in one process: a new one begins at fork and at exec, so that neither a reused tgid nor
+ * an exec in the middle of a window mixes up two sets of mappings. Its id is the time in units of 1,024 ns above 22 bits
+ * of tgid (PID_MAX_LIMIT is 2^22): unique without a shared counter, since one tgid cannot begin twice within a microsecond.
+ */
+struct process {
+	u64 image;
+};
+
+enum event_kind { EVENT_EXEC = 1, EVENT_FORK = 2, EVENT_EXIT = 3, EVENT_SEEN = 4 };
+
+struct process_event {
+	u32 kind;
+	u32 tgid;
+	u64 image;
+	u64 parent_image; /* FORK: of the parent; EXEC: what the process was before; else 0 */
+	char comm[16];
+};
+
+/*
+ * One counter per early return. TAKEN counts every call; COUNTS_FULL is the only way to lose a sample, the others keep it
+ * with a placeholder. EVENT_LOST costs labels, not samples.
+ */
+enum counter {
+	COUNTER_TAKEN,
+	COUNTER_COUNTS_FULL,
+	COUNTER_NO_USER_STACK,
+	COUNTER_NO_KERNEL_STACK,
+	COUNTER_STACK_MAP_FULL,
+	COUNTER_STACK_COLLISION,
+	COUNTER_ID_STACK_MAP_FULL,
+	COUNTER_PROCESS_MAP_FULL,
+	COUNTER_EVENT_LOST,
+	COUNTERS,
+};
+
+#define SAME(what, flag) _Static_assert((what) == (flag), #what " differs from " #flag " in layout.py")
+SAME(sizeof(struct count_key), SIZEOF_COUNT_KEY);
+SAME(sizeof(struct stack), SIZEOF_STACK);
+SAME(sizeof(struct id_frame), SIZEOF_ID_FRAME);
+SAME(sizeof(struct id_stack), SIZEOF_ID_STACK);
+SAME(sizeof(struct process_event), SIZEOF_PROCESS_EVENT);
+SAME(__builtin_offsetof(struct count_key, comm), OFFSETOF_COMM);
+SAME(__builtin_offsetof(struct id_frame, address), OFFSETOF_ID_ADDRESS);
+SAME(COUNTERS, NUMBER_OF_COUNTERS);
+
+#endif
