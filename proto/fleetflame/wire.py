@@ -321,7 +321,7 @@ def _reasons(indices: Sequence[int], counts: Sequence[int], strings: Sequence[st
 def _column(values: Sequence[int], dtype: type[Scalar], limit: int) -> NDArray[Scalar]:
     if len(values) > limit:
         raise DecodeError(RejectReason.TOO_LARGE, f"a column of {len(values)} numbers, {limit} at most")
-    return np.fromiter(values, dtype, len(values))
+    return np.array(values, dtype)
 
 
 def _all_below(values: NDArray[np.generic], limit: int) -> bool:
