@@ -1,0 +1,274 @@
+"""Opens the files that a process has mapped, as if the process had arranged everything about them to hurt us.
+
+What it may arrange, and what stands against it:
+
+- symbolic links out of its root, `/proc` links: `openat2` with RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, O_NOFOLLOW;
+- FIFOs and devices, whose opening blocks or acts: everything is opened with O_PATH first, which neither blocks nor
+  acts, and opened for reading only once it turned out to be a regular file;
+- FUSE, where every look-up ends in a program of theirs that may never answer: files on it are refused. The mount is
+  found out without asking the file system (AT_STATX_DONT_SYNC). What the walk along a path meets cannot be checked
+  before, so the exact link in `map_files` is tried first, which walks no path;
+- huge and sparse files: nothing here reads; readers are bounded by constants of their own.
+
+`/proc/PID/map_files` is exact (deleted files, overlays, memfd) but wants CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN;
+without, the path is looked up in the process's root, then, for deleted executables, `/proc/PID/exe`.
+"""
+
+import ctypes
+import os
+import stat
+import struct
+from enum import StrEnum
+from functools import cache
+from typing import NamedTuple
+
+from agent.elf import ReadAt
+from agent.procmaps import Region
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+_SYS_OPENAT2 = 437  # the same on every architecture, as all since 424
+_SYS_STATX = {"x86_64": 332, "aarch64": 291}
+_AT_STATX_DONT_SYNC, _AT_EMPTY_PATH = 0x4000, 0x1000
+_STATX_BASIC_STATS, _STATX_MNT_ID = 0x7FF, 0x1000
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
+
+_PATH_ONLY = os.O_PATH | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_HEAD = 4096
+_MAX_MOUNTS = 4 * 1024 * 1024
+"""Bytes read of a mountinfo file. 100,000 mounts in a namespace is the kernel's limit; what lies beyond is refused."""
+
+
+class OpenMiss(StrEnum):
+    """Why a mapped file cannot be read."""
+
+    ABSENT = "absent"
+    DENIED = "denied"
+    NOT_REGULAR = "not_regular"
+    USER_FILE_SYSTEM = "user_file_system"
+
+
+class ProcessFiles:
+    """The files of one process, which `process` is the open proc folder of. A context manager; not for two threads."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+        self._root = -1
+        self._mounts: dict[int, bytes] | None = None
+
+    def __enter__(self) -> "ProcessFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def open_executable(self) -> int | OpenMiss:
+        """A descriptor for reading the executable, wherever it is now."""
+        return self._open_link("exe")
+
+    def open_region(self, region: Region) -> int | OpenMiss:
+        """A descriptor for reading the file that `region` shows: exactly that one, or the one that has its path.
+
+        Device and inode number are no criterion, since an overlay's differ from those that maps show; they only decide
+        which of several candidates is taken.
+        """
+        found = self._open_link(f"map_files/{region.start:x}-{region.end:x}")
+        if not isinstance(found, OpenMiss) or found in (OpenMiss.NOT_REGULAR, OpenMiss.USER_FILE_SYSTEM):
+            return found
+        if region.deleted:
+            return self._open_deleted(region)
+        return self._open_path(region)
+
+    def _open_link(self, name: str) -> int | OpenMiss:
+        """Follows one of the kernel's own links in the proc folder."""
+        try:
+            fd = os.open(name, _PATH_ONLY, dir_fd=self._process)
+        except PermissionError:
+            return OpenMiss.DENIED
+        except OSError:
+            return OpenMiss.ABSENT
+        return self._readable(fd)
+
+    def _open_deleted(self, region: Region) -> int | OpenMiss:
+        found = self.open_executable()
+        if isinstance(found, OpenMiss) or _is_file_of(found, region) or self._is_executable(region):
+            return found
+        os.close(found)
+        return OpenMiss.ABSENT
+
+    def _is_executable(self, region: Region) -> bool:
+        try:
+            return os.fsencode(os.readlink("exe", dir_fd=self._process)) == region.path + b" (deleted)"
+        except OSError:
+            return False
+
+    def _open_path(self, region: Region) -> int | OpenMiss:
+        """In the process's root; in ours if that is another file: a path in maps is seen from the reader's root, and
+        daemons that go into a jail after they were started have the files from before it."""
+        inside = self._open_in(self._root_folder(), region.path)
+        if not isinstance(inside, OpenMiss) and _is_file_of(inside, region):
+            return inside
+        outside = self._open_in(_own_root(), region.path)
+        if not isinstance(outside, OpenMiss):
+            if _is_file_of(outside, region):
+                if not isinstance(inside, OpenMiss):
+                    os.close(inside)
+                return outside
+            os.close(outside)
+        return inside
+
+    def _root_folder(self) -> int:
+        if self._root < 0:
+            try:
+                self._root = os.open("root", _PATH_ONLY | os.O_DIRECTORY, dir_fd=self._process)
+            except OSError:
+                return -1
+        return self._root
+
+    def _open_in(self, root: int, path: bytes) -> int | OpenMiss:
+        if root < 0:
+            return OpenMiss.DENIED
+        try:
+            return self._readable(_openat2(root, path))
+        except PermissionError:
+            return OpenMiss.DENIED
+        except OSError:
+            return OpenMiss.ABSENT
+
+    def _readable(self, fd: int) -> int | OpenMiss:
+        """`fd`, which names a file only, as one that reads. Closes it in any case."""
+        try:
+            about = _statx(fd)
+            if not stat.S_ISREG(about.mode):
+                return OpenMiss.NOT_REGULAR
+            if about.major == 0 and self._may_hang(about.mount):
+                return OpenMiss.USER_FILE_SYSTEM
+            return os.open(f"/proc/self/fd/{fd}", _READ)
+        except PermissionError:
+            return OpenMiss.DENIED
+        except OSError:
+            return OpenMiss.ABSENT
+        finally:
+            os.close(fd)
+
+    def _may_hang(self, mount: int) -> bool:
+        """True for FUSE, and for mounts that nobody knows: one that was detached is not listed any more."""
+        if self._mounts is None:
+            self._mounts = parse_mounts(read_all(self._process, "mountinfo"))
+        kind = self._mounts.get(mount)
+        if kind is None and mount == _memfd_mount():
+            return False
+        if kind is None:
+            kind = parse_mounts(read_all(os.open("/proc/self", _PATH_ONLY), "mountinfo", close=True)).get(mount)
+        return kind is None or kind.startswith(b"fuse")
+
+
+def file_reader(fd: int) -> ReadAt:
+    """Reads at offsets of `fd`. The first 4 KiB, where an ELF file has nearly everything we want, are read once."""
+    head = _pread(fd, 0, _HEAD)
+
+    def read_at(offset: int, length: int) -> bytes:
+        if offset + length <= len(head):
+            return head[offset : offset + length]
+        return _pread(fd, offset, length)
+
+    return read_at
+
+
+def read_all(folder: int, name: str, *, close: bool = False) -> bytes:
+    """A proc file whole, up to 4 MiB; b"" if it cannot be read. Closes the folder's descriptor too if told."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return b""
+    finally:
+        if close:
+            os.close(folder)
+    with os.fdopen(fd, "rb") as file:
+        try:
+            return file.read(_MAX_MOUNTS)
+        except OSError:
+            return b""
+
+
+def parse_mounts(text: bytes) -> dict[int, bytes]:
+    """Mount ID -> type of file system, of the lines of a mountinfo file.
+
+    22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
+    """
+    mounts = {}
+    for line in text.splitlines():
+        before, found, after = line.partition(b" - ")
+        number = before.split(b" ", 1)[0]
+        if found and number.isdigit():
+            mounts[int(number)] = after.split(b" ", 1)[0]
+    return mounts
+
+
+def mount_of(fd: int) -> int:
+    """ID of the mount that the file is on. Raises OSError."""
+    return _statx(fd).mount
+
+
+class _About(NamedTuple):
+    mode: int
+    major: int
+    mount: int
+
+
+def _statx(fd: int) -> _About:
+    """statx(2) without asking the file system. Layout: include/uapi/linux/stat.h; the mount's ID is there since 5.8."""
+    buffer = ctypes.create_string_buffer(256)
+    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
+    number = _SYS_STATX[os.uname().machine]
+    _check(_libc.syscall(ctypes.c_long(number), fd, b"", flags, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer))
+    (mode,) = struct.unpack_from("<H", buffer, 28)
+    major, _minor, mount = struct.unpack_from("<IIQ", buffer, 136)
+    return _About(mode, major, mount)
+
+
+def _openat2(root: int, path: bytes) -> int:
+    how = struct.pack("<QQQ", _PATH_ONLY | os.O_NOFOLLOW, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    return _check(_libc.syscall(ctypes.c_long(_SYS_OPENAT2), root, path, how, ctypes.c_size_t(len(how))))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    """SANITY: a 64-bit offset of a hostile header may be beyond what the kernel takes, which is beyond any file."""
+    if length <= 0 or offset + length >= 1 << 63:
+        return b""
+    try:
+        return os.pread(fd, length, offset)
+    except OSError:
+        return b""
+
+
+def _is_file_of(fd: int, region: Region) -> bool:
+    about = os.fstat(fd)
+    return about.st_ino == region.inode and (os.major(about.st_dev), os.minor(about.st_dev)) == region.device
+
+
+@cache
+def _own_root() -> int:
+    return os.open("/", _PATH_ONLY | os.O_DIRECTORY)
+
+
+@cache
+def _memfd_mount() -> int:
+    """The kernel's own tmpfs, on which memfds live; no mountinfo lists it."""
+    fd = os.memfd_create("fleetflame", os.MFD_CLOEXEC)
+    try:
+        return mount_of(fd)
+    finally:
+        os.close(fd)
