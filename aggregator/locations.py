@@ -80,9 +80,9 @@ class Locations:
 
     def any_frame(self, *kinds: FrameKind) -> NDArray[np.bool_]:
         """For each location whether one of its frames is of one of these kinds."""
-        before: I64 = np.concatenate(([0], np.cumsum(np.isin(self.kind, kinds))))
-        flags: NDArray[np.bool_] = before[self.offsets[1:]] > before[self.offsets[:-1]]
-        return flags
+        before = np.zeros(len(self.kind) + 1, np.int64)
+        np.cumsum(np.isin(self.kind, kinds), out=before[1:])
+        return before[self.offsets[1:]] > before[self.offsets[:-1]]
 
     def kernel(self) -> NDArray[np.bool_]:
         """For each location whether it is the kernel's, with a name or without."""
