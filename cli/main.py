@@ -1,0 +1,127 @@
+"""The `fleetflame` command: finds the verb, runs it, and prints every failure once, in one line.
+
+A verb's module is imported when it is asked for, and none of them imports what it runs before it runs: an agent's
+process never holds the aggregator's libraries, and `--help` answers at once.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from fleetflame.errors import FleetflameError
+
+VERBS = {
+    "up": "up",
+    "agent": "agent",
+    "aggregator": "aggregator",
+    "query": "query",
+    "diff": "diff",
+    "top": "top",
+    "nodes": "nodes",
+    "labels": "labels",
+    "builds": "builds",
+    "symbols": "symbols",
+    "status": "status",
+    "doctor": "doctor",
+    "import": "importing",
+    "completion": "completion",
+}
+"""Verb -> module of this package that holds it as `command`. `import` cannot name a module."""
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+
+class Verbs(click.Group):
+    """The group of all verbs, each imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Verbs in the order of their use, not of the alphabet."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The verb's command, None if there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"cli.{VERBS[cmd_name]}").command
+        assert isinstance(command, click.Command), "each verb's module defines `command`"
+        return command
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "FLEETFLAME", "max_content_width": 100}
+
+
+@click.command(cls=Verbs, context_settings=CONTEXT)
+@click.version_option(package_name="fleetflame", message="%(prog)s %(version)s")
+def command() -> None:
+    """Where the CPU time of a whole fleet goes: always on, merged into one flame graph.
+
+    \b
+    Try it on this machine:   fleetflame up
+    and in another terminal:  fleetflame query 'cpu{service="sshd"}' --from -5m
+
+    Each option can also be given as an environment variable: `fleetflame COMMAND --help` names it. Exit codes: 0, 1 for
+    a failure, 2 for wrong usage.
+    """
+
+
+def main() -> None:
+    """Entry point: runs the command line and exits with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Exit code of one command line. Each failure that is not our bug becomes one line on standard error."""
+    try:
+        result = command.main(list(arguments), prog_name="fleetflame", standalone_mode=False)
+        sys.stdout.flush()
+    except FleetflameError as error:
+        return _fail(error.message, hint=error.hint, code=error.exit_code)
+    except click.NoSuchCommand as error:
+        return _fail(f"no such command: `{error.command_name}`", hint=_closest(error.possibilities), code=2)
+    except click.NoSuchOption as error:
+        return _fail(f"no such option: `{error.option_name}`", hint=_closest(error.possibilities), code=2)
+    except click.ClickException as error:
+        return _fail(_lowered(error.format_message()), hint=_usage_hint(error), code=error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone, `... | head`. What is buffered must not raise again at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, *, hint: str, code: int) -> int:
+    first, _, rest = message.partition("\n")
+    lines = [f"fleetflame: {first}", rest] if rest else [f"fleetflame: {first}"]
+    if hint:
+        lines = [*lines, f"({hint})"] if rest else [f"{lines[0]} ({hint})"]
+    click.echo("\n".join(lines), err=True)
+    return code
+
+
+def _closest(names: Sequence[str] | None) -> str:
+    if not names:
+        return "try `fleetflame --help`"
+    return "did you mean " + " or ".join(f"`{name}`" for name in sorted(names)[:3]) + "?"
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+    return f"try `{path} --help`" if path else ""
+
+
+def _lowered(message: str) -> str:
+    """Click's sentence in our manner: lower case, no full stop, operands in backquotes."""
+    text = message.strip().rstrip(".").replace("'", "`")
+    return text[:1].lower() + text[1:]
+
+
+if __name__ == "__main__":
+    main()
