@@ -89,7 +89,8 @@ class Locations:
         first = self.offsets[:-1]
         kind = self.kind[first]
         placeholder = np.array([is_kernel(text) for text in self.strings], bool)[self.name[first]]
-        return (kind == FrameKind.KERNEL) | (placeholder & np.isin(kind, (FrameKind.UNKNOWN, FrameKind.TRUNCATED)))
+        nameless = np.isin(kind, (FrameKind.UNKNOWN, FrameKind.TRUNCATED))
+        return np.isin(kind, FrameKind.KERNEL) | (nameless & placeholder)
 
 
 def locate(
