@@ -90,7 +90,8 @@ class Locations:
         kind = self.kind[first]
         placeholder = np.array([is_kernel(text) for text in self.strings], bool)[self.name[first]]
         nameless = np.isin(kind, (FrameKind.UNKNOWN, FrameKind.TRUNCATED))
-        return np.isin(kind, FrameKind.KERNEL) | (nameless & placeholder)
+        kernel: NDArray[np.bool_] = (kind == FrameKind.KERNEL) | (nameless & placeholder)
+        return kernel
 
 
 def locate(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.distinct import distinct, distinct_runs
-from aggregator.locations import UNKNOWN_MAPPING, Locations, Symbolize, locate
+from aggregator.locations import UNKNOWN_MAPPING, Locations, locate
+from aggregator.locations import Symbolize as Symbolize
 from aggregator.naming import FrameKind
 from aggregator.storage.types import Frames, ProfileQuery, Selected
 from aggregator.trie import grow
