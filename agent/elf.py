@@ -65,13 +65,15 @@ class ProgramHeader(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ElfFacts:
-    """`build_id` is that of a note, None without one. `segments` are the executable ones of `loads`."""
+    """`build_id` is that of a note, None without one. `gnu` if it is GNU's note, which the kernel reads too."""
 
     build_id: BuildId | None
+    gnu: bool
     loads: tuple[Load, ...]
 
     @property
     def segments(self) -> tuple[Segment, ...]:
+        """The executable ones of `loads`."""
         return tuple(
             Segment(load.offset, load.vaddr, load.size) for load in self.loads if load.executable and load.size
         )
@@ -132,7 +134,8 @@ def read_elf(read_at: ReadAt, size: int) -> ElfFacts | None:
         for h in headers
         if h.type == PT_LOAD and h.offset <= size
     )
-    return ElfFacts(_read_build_id(read_at, headers), loads[:MAX_SEGMENTS])
+    build_id, gnu = _read_build_id(read_at, headers)
+    return ElfFacts(build_id, gnu, loads[:MAX_SEGMENTS])
 
 
 def iter_program_headers(read_at: ReadAt, header: Header) -> Iterator[ProgramHeader]:
@@ -169,7 +172,7 @@ def iter_sections(read_at: ReadAt, header: Header, size: int) -> Iterator[Sectio
             yield Section(_name(names, name), kind, offset, min(length, size - offset))
 
 
-def _read_build_id(read_at: ReadAt, headers: tuple[ProgramHeader, ...]) -> BuildId | None:
+def _read_build_id(read_at: ReadAt, headers: tuple[ProgramHeader, ...]) -> tuple[BuildId | None, bool]:
     """GNU's before Go's, whichever segment comes first."""
     go = None
     for header in [h for h in headers if h.type == PT_NOTE][:MAX_NOTES]:
@@ -179,9 +182,9 @@ def _read_build_id(read_at: ReadAt, headers: tuple[ProgramHeader, ...]) -> Build
         if found is None:
             continue
         if any(note.name == b"GNU" and note.type == NT_GNU_BUILD_ID for note in iter_notes(data, align=align)):
-            return found
+            return found, True
         go = go or found
-    return go
+    return go, False
 
 
 def _name(names: bytes, at: int) -> bytes:

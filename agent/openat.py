@@ -69,23 +69,10 @@ class ProcessFiles:
 
     def open_executable(self) -> int | OpenMiss:
         """A descriptor for reading the executable, wherever it is now."""
-        return self._open_link("exe")
+        return self.open_link("exe")
 
-    def open_region(self, region: Region) -> int | OpenMiss:
-        """A descriptor for reading the file that `region` shows: exactly that one, or the one that has its path.
-
-        Device and inode number are no criterion, since an overlay's differ from those that maps show; they only decide
-        which of several candidates is taken.
-        """
-        found = self._open_link(f"map_files/{region.start:x}-{region.end:x}")
-        if not isinstance(found, OpenMiss) or found in (OpenMiss.NOT_REGULAR, OpenMiss.USER_FILE_SYSTEM):
-            return found
-        if region.deleted:
-            return self._open_deleted(region)
-        return self._open_path(region)
-
-    def _open_link(self, name: str) -> int | OpenMiss:
-        """Follows one of the kernel's own links in the proc folder."""
+    def open_link(self, name: str) -> int | OpenMiss:
+        """A descriptor for reading what one of the kernel's own links in the proc folder leads to."""
         try:
             fd = os.open(name, _PATH_ONLY, dir_fd=self._process)
         except PermissionError:
@@ -93,6 +80,23 @@ class ProcessFiles:
         except OSError:
             return OpenMiss.ABSENT
         return self._readable(fd)
+
+    def open_path(self, path: bytes) -> int | OpenMiss:
+        """A descriptor for reading the file at `path` in the process's root."""
+        return self._open_in(self._root_folder(), path)
+
+    def open_region(self, region: Region) -> int | OpenMiss:
+        """A descriptor for reading the file that `region` shows: exactly that one, or the one that has its path.
+
+        Device and inode number are no criterion, since an overlay's differ from those that maps show; they only decide
+        which of several candidates is taken.
+        """
+        found = self.open_link(link_of(region))
+        if not isinstance(found, OpenMiss) or found in (OpenMiss.NOT_REGULAR, OpenMiss.USER_FILE_SYSTEM):
+            return found
+        if region.deleted:
+            return self._open_deleted(region)
+        return self._open_mapped_path(region)
 
     def _open_deleted(self, region: Region) -> int | OpenMiss:
         found = self.open_executable()
@@ -107,10 +111,10 @@ class ProcessFiles:
         except OSError:
             return False
 
-    def _open_path(self, region: Region) -> int | OpenMiss:
+    def _open_mapped_path(self, region: Region) -> int | OpenMiss:
         """In the process's root; in ours if that is another file: a path in maps is seen from the reader's root, and
         daemons that go into a jail after they were started have the files from before it."""
-        inside = self._open_in(self._root_folder(), region.path)
+        inside = self.open_path(region.path)
         if not isinstance(inside, OpenMiss) and _is_file_of(inside, region):
             return inside
         outside = self._open_in(_own_root(), region.path)
@@ -166,6 +170,21 @@ class ProcessFiles:
         if kind is None:
             kind = parse_mounts(read_all(os.open("/proc/self", _PATH_ONLY), "mountinfo", close=True)).get(mount)
         return kind is None or kind.startswith(b"fuse")
+
+
+def link_of(region: Region) -> str:
+    """The link to a region's file in its process's proc folder."""
+    return f"map_files/{region.start:x}-{region.end:x}"
+
+
+def open_on_host(path: bytes) -> int | OpenMiss:
+    """A descriptor for reading the file at `path` in our own root, with the same care."""
+    process = os.open("/proc/self", _PATH_ONLY | os.O_DIRECTORY)
+    try:
+        with ProcessFiles(process) as files:
+            return files.open_path(path)
+    finally:
+        os.close(process)
 
 
 def file_reader(fd: int) -> ReadAt:

@@ -26,6 +26,12 @@ ID_VALID = 1
 ID_BARE = 2
 """BPF_STACK_BUILD_ID_IP: the kernel found no build ID, the address is the runtime address."""
 
+STACK_DEPTH = 127
+"""Frames that the kernel keeps of one stack: a stack of as many may have been deeper."""
+
+TGID_BITS = 22
+"""The low bits of an image's id are its tgid (PID_MAX_LIMIT is 2^22), so an image whose event was lost can be read."""
+
 COUNT_DTYPE = np.dtype(
     [
         ("image", "<u8"),  # process image: new at fork, at exec or when first sampled; never used again
@@ -120,3 +126,8 @@ class ProcessEvent:
     image: int
     parent_image: int = 0
     comm: str = ""
+
+
+def tgid_of(image: int) -> int:
+    """The process that an image id belongs to."""
+    return image & ((1 << TGID_BITS) - 1)

@@ -1,0 +1,175 @@
+"""The builds that this node has seen: what their files are, and where one of them can be opened again.
+
+Facts of a file are kept under what tells one content from another: device, inode, size, and the times of its last
+change. A file that cannot be written to without its ctime moving cannot change under that key. So 500 processes with
+the same libc cost one look at it. Both tables are bounded and forget what was not used for longest.
+"""
+
+import errno
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from agent.elf import ElfFacts, read_elf
+from agent.facts import open_process
+from agent.openat import OpenMiss, ProcessFiles, file_reader, open_on_host
+from agent.window import ID_BYTES
+from fleetflame.buildid import HASHED_BYTES, BuildId, from_file_ends
+from fleetflame.model import Mapping, MappingKind
+
+MAX_FILES = 4096
+MAX_BUILDS = 4096
+"""A host with 500 processes maps about 1,000 different files; an entry takes about 1 KiB."""
+MAX_PLACES = 4
+
+
+class LendMiss(StrEnum):
+    """Why a build's file cannot be lent. Travels as the reason of a refusal."""
+
+    UNKNOWN_BUILD = "unknown_build"
+    GONE = "gone"
+    OTHER_BUILD = "other_build"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """One file's content: its build, of a note or of its ends, and its layout; `elf` is None for any other format."""
+
+    build_id: BuildId
+    elf: ElfFacts | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a build was seen: a process, the link in its proc folder that leads to the file, and the path it had."""
+
+    tgid: int
+    link: str
+    path: bytes
+
+
+@dataclass(slots=True)
+class _Build:
+    mapping: Mapping
+    places: deque[Place] = field(default_factory=lambda: deque(maxlen=MAX_PLACES))
+
+
+class Builds:
+    """Safe for several threads."""
+
+    def __init__(self, *, proc: str = "/proc", max_files: int = MAX_FILES, max_builds: int = MAX_BUILDS) -> None:
+        self._proc = proc
+        self._max_files = max_files
+        self._max_builds = max_builds
+        self._files: OrderedDict[tuple[int, ...], FileFacts] = OrderedDict()
+        self._builds: OrderedDict[BuildId, _Build] = OrderedDict()
+        self._by_prefix: dict[bytes, BuildId] = {}
+        self._lock = threading.Lock()
+
+    def examine(self, fd: int) -> FileFacts:
+        """Facts of an open regular file. Raises OSError if it cannot be asked for its status."""
+        about = os.fstat(fd)
+        key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        with self._lock:
+            known = self._files.get(key)
+            if known is not None:
+                self._files.move_to_end(key)
+                return known
+        facts = read_file(fd, about.st_size)
+        with self._lock:
+            self._files[key] = facts
+            if len(self._files) > self._max_files:
+                self._files.popitem(last=False)
+        return facts
+
+    def mapping(self, facts: FileFacts, place: Place) -> Mapping:
+        """The one mapping that stands for this build, and a note of where to find the file."""
+        with self._lock:
+            build = self._builds.get(facts.build_id)
+            if build is None:
+                path = place.path.decode("utf-8", "backslashreplace")
+                segments = facts.elf.segments if facts.elf else ()
+                build = _Build(Mapping(MappingKind.FILE, facts.build_id, path, segments))
+                self._add(facts.build_id, build)
+            self._builds.move_to_end(facts.build_id)
+            if place not in build.places:
+                build.places.append(place)
+            return build.mapping
+
+    def resolved_by_kernel(self, padded: bytes) -> Mapping:
+        """The mapping for a build ID as the kernel gives it: ID_BYTES long, shorter ones filled up with zeroes.
+
+        Without path and segments if no file with it was seen.
+        """
+        with self._lock:
+            known = self._by_prefix.get(padded)
+            if known is not None:
+                self._builds.move_to_end(known)
+                return self._builds[known].mapping
+        return Mapping(MappingKind.FILE, BuildId(_unpadded(padded)))
+
+    def open_for_lending(self, build_id: BuildId, path: str = "") -> int | LendMiss:
+        """A descriptor of a file that has this build ID, whoever asks: each candidate is examined before it is given.
+
+        `path` is tried on the host's own root when no process that had the build mapped is left.
+        """
+        with self._lock:
+            build = self._builds.get(build_id)
+            places = tuple(build.places) if build else ()
+        miss = LendMiss.GONE if places else LendMiss.UNKNOWN_BUILD
+        for fd in self._candidates(places, os.fsencode(path)):
+            if isinstance(fd, OpenMiss):
+                continue
+            if self.examine(fd).build_id == build_id:
+                return fd
+            os.close(fd)
+            miss = LendMiss.OTHER_BUILD
+        return miss
+
+    def _add(self, build_id: BuildId, build: _Build) -> None:
+        self._builds[build_id] = build
+        if len(build_id.raw) <= ID_BYTES:
+            self._by_prefix[build_id.raw.ljust(ID_BYTES, b"\0")] = build_id
+        if len(self._builds) > self._max_builds:
+            gone, _build = self._builds.popitem(last=False)
+            self._by_prefix.pop(gone.raw.ljust(ID_BYTES, b"\0"), None)
+
+    def _candidates(self, places: tuple[Place, ...], path: bytes) -> Iterator[int | OpenMiss]:
+        """The caller closes what it gets. The places seen last come first."""
+        for place in reversed(places):
+            try:
+                with open_process(self._proc, place.tgid) as process, ProcessFiles(process) as files:
+                    yield files.open_link(place.link)
+                    yield files.open_path(place.path)
+                    yield files.open_executable()
+            except OSError:
+                continue
+        for seen in {place.path: None for place in places} | {path: None}:
+            if seen:
+                yield open_on_host(seen)
+
+
+def read_file(fd: int, size: int) -> FileFacts:
+    """Facts of the open file of `size` bytes. Raises OSError if nothing of it can be read."""
+    read_at = file_reader(fd)
+    head = read_at(0, HASHED_BYTES)
+    if size and not head:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    elf = read_elf(read_at, size)
+    build_id = elf.build_id if elf else None
+    if build_id is None:
+        build_id = from_file_ends(head, read_at(max(0, size - HASHED_BYTES), HASHED_BYTES), size)
+    return FileFacts(build_id=build_id, elf=elf, size=size)
+
+
+def _unpadded(padded: bytes) -> bytes:
+    """An ID that nobody has seen in a file. Linkers write 8 (`fast`), 16 (`md5`, `uuid`) and 20 bytes; one of 20 that
+    ends in four zeroes by chance is one in 2^32."""
+    for length in (8, 16):
+        if not any(padded[length:]):
+            return padded[:length]
+    return padded
