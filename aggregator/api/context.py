@@ -1,0 +1,26 @@
+"""What the handlers work with; made once by app.py, so that nothing here is global."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aggregator.config import AggregatorConfig
+
+if TYPE_CHECKING:
+    from aggregator.query import QueryService
+    from aggregator.storage import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The running aggregator as its API sees it."""
+
+    config: AggregatorConfig
+    store: "Store"
+    queries: "QueryService"
+    symbols: Any
+    clock: Callable[[], int]
+    """Nanoseconds since 1970."""
+    troubles: Callable[[], dict[str, str]]
+    """What keeps this aggregator from its work now: part -> what is wrong with it. Empty: ready."""
+    version: str

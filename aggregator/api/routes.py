@@ -1,0 +1,89 @@
+"""Every endpoint in one table, and the application made from it."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from aggregator.api import health, openapi, profiles
+from aggregator.api.answers import ApiError, error_answer, json_answer
+from aggregator.api.context import Context
+from aggregator.api.endpoint import Asked, Endpoint, read_params
+from aggregator.api.guard import Guard, hosts_to_serve
+from fleetflame.errors import FleetflameError
+
+
+async def _openapi(asked: Asked) -> Response:
+    return json_answer(openapi.document(ENDPOINTS, version=asked.context.version))
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        path="/api/v1/profile",
+        handler=profiles.profile,
+        summary="A profile of the samples that a selector matches in a time range.",
+        params=profiles.PROFILE_PARAMS,
+        answers=profiles.PROFILE_ANSWERS,
+    ),
+    Endpoint(
+        path="/api/v1/openapi.json",
+        handler=_openapi,
+        summary="This interface in OpenAPI 3.1.",
+        answers={"application/json": "an OpenAPI document"},
+    ),
+    Endpoint(
+        path="/healthz", handler=health.healthz, summary="Whether the process answers.", answers={"text/plain": "`ok`"}
+    ),
+    Endpoint(
+        path="/readyz",
+        handler=health.readyz,
+        summary="Whether batches are stored and queries answered now; 503 if not.",
+        answers={"application/json": "`ready`, and `troubles` by part"},
+    ),
+    Endpoint(
+        path="/metrics",
+        handler=health.metrics,
+        summary="Prometheus metrics of this aggregator.",
+        answers={"text/plain": "exposition format"},
+    ),
+)
+
+
+def create_app(context: Context) -> Starlette:
+    """The application that answers every endpoint, and the page."""
+    routes = [_route(endpoint, context) for endpoint in ENDPOINTS]
+    hosts = hosts_to_serve(loopback=context.config.http.is_loopback, allowed=context.config.allowed_hosts)
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, hosts=hosts)],
+        exception_handlers={HTTPException: _http_error, 500: _our_bug},
+    )
+
+
+def _route(endpoint: Endpoint, context: Context) -> Route:
+    async def answer(request: Request) -> Response:
+        try:
+            values = read_params(endpoint, request)
+            known = {param.name: param for param in endpoint.params}
+            return await endpoint.handler(Asked(context, request, values, known))
+        except FleetflameError as error:
+            return error_answer(error)
+
+    return Route(endpoint.path, answer, methods=[endpoint.method], name=f"{endpoint.method} {endpoint.path}")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for HTTPException"
+    code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "failed")
+    hint = "endpoints are listed at /api/v1/openapi.json" if error.status_code in (404, 405) else ""
+    message = f"{error.detail.lower()}: `{request.method} {request.url.path[:200]}`"
+    answer = error_answer(ApiError(error.status_code, code, message, hint=hint))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _our_bug(_: Request, error: Exception) -> Response:
+    # Starlette raises it again afterwards, so that it is logged with its traceback.
+    return error_answer(ApiError(500, "internal", f"an error of ours: {type(error).__name__}", hint="its log has more"))

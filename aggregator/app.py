@@ -1,0 +1,155 @@
+"""One running aggregator: what is started, in which order, and how it stops. The only file here that starts tasks.
+
+    start   store, symbols, bus, ingest, upkeep, HTTP
+    stop    HTTP takes no more and finishes what it has (10 s at most) while ingest stores the batches in hand;
+            then upkeep, bus, symbols, store
+
+A part that fails while running ends the process with an error: whatever runs us starts it again, and nothing that was
+acknowledged is lost.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+
+from aggregator.api.context import Context
+from aggregator.api.routes import create_app
+from aggregator.config import DAY_S, Address, AggregatorConfig, redacted
+from aggregator.query import QueryService
+from aggregator.storage import Store
+from aggregator.storage.types import StorageOptions
+from fleetflame.errors import FleetflameError
+from fleetflame.model import Mapping
+
+log = logging.getLogger(__name__)
+
+HTTP_DRAIN_S = 10
+KEEP_ALIVE_S = 30
+MAX_CONNECTIONS = 512
+
+
+def run(config: AggregatorConfig) -> int:
+    """Runs one aggregator until SIGTERM or SIGINT; returns 0 then. Raises FleetflameError."""
+    with _listening(config.http) as listener:
+        asyncio.run(_run(config, listener))
+    return 0
+
+
+async def _run(config: AggregatorConfig, listener: socket.socket) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config) as context, serving(create_app(context), listener):
+        log.info(
+            "ready",
+            extra={"http": str(config.http), "storage": redacted(config.storage), "nats": redacted(config.nats)},
+        )
+        await stop.wait()
+        log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
+    """Everything but HTTP, from start to stop. Raises FleetflameError if a part does not start."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = await asyncio.to_thread(Store, storage_options(config))
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        queries = QueryService(store, _nameless, config.limits)
+        stack.push_async_callback(asyncio.to_thread, queries.close)
+        yield Context(
+            config=config,
+            store=store,
+            queries=queries,
+            symbols=None,
+            clock=time.time_ns,
+            troubles=dict,
+            version=importlib.metadata.version("fleetflame"),
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
+    """Answers HTTP on `listener`; on leaving, requests in hand are finished."""
+    server = Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=HTTP_DRAIN_S,
+            limit_concurrency=MAX_CONNECTIONS,
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    try:
+        while not server.started and not task.done():
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to us: who stops first is decided here, in one place."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def storage_options(config: AggregatorConfig) -> StorageOptions:
+    """What the store is told of the configuration."""
+    return StorageOptions(
+        location=config.storage,
+        memory_bytes=config.memory,
+        disk_bytes=config.disk_budget,
+        raw_days=config.retention_s // DAY_S,
+        rolled_days=config.rolled_retention_s // DAY_S,
+        readers=config.limits.concurrent,
+    )
+
+
+@contextlib.contextmanager
+def _listening(address: Address) -> Iterator[socket.socket]:
+    """A socket that listens on `address`. Before anything else is started, because it fails fastest."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        listener = socket.create_server((address.host, address.port), family=family, backlog=MAX_CONNECTIONS)
+    except OSError as error:
+        raise FleetflameError(
+            f"failed to listen on `{address}`: {(error.strerror or str(error)).lower()}",
+            hint="choose another address with --http",
+        ) from None
+    with listener:
+        yield listener
+
+
+@dataclass(frozen=True, slots=True)
+class _Nameless:
+    offsets: NDArray[np.uint32]
+    function: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    file: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    line: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    strings: tuple[str, ...] = ("",)
+
+
+def _nameless(_: Mapping, addresses: NDArray[np.uint64]) -> _Nameless:
+    return _Nameless(np.zeros(len(addresses) + 1, np.uint32))

@@ -1,0 +1,212 @@
+"""From a question to a profile: select, look up frames and names, build, within stated bounds.
+
+    Question -> ProfileQuery -> Store.select -> frames -> build_profile -> what `render` makes of it
+
+The work blocks, so it is done in threads, a few at a time; the rest wait in a short queue. A question that costs too
+much gets an error that names the limit, never part of an answer. When nobody waits for the answer any more, work stops
+at the next stage.
+"""
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from aggregator.config import QueryLimits
+from aggregator.profile import Profile, Symbolize, build_profile
+from aggregator.selector import Selector
+from aggregator.storage import Store
+from aggregator.storage.types import ProfileQuery
+from aggregator.times import SECOND_NS, TimeRange, format_duration
+from fleetflame.errors import FleetflameError, UsageError
+from fleetflame.model import NAMED_KINDS
+
+R = TypeVar("R")
+
+MAX_BY = 8
+"""Labels to keep apart: each becomes a level of the flame graph."""
+COMM = "comm"
+"""Always the last of the labels: a line of folded text begins with the process's name."""
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+
+
+class Refusal(StrEnum):
+    """Why a question was not answered; also the error's code in the API."""
+
+    STACKS = "too_many_stacks"
+    RESULT = "result_too_large"
+    TIMEOUT = "timeout"
+    BUSY = "busy"
+
+
+class QueryRefusedError(FleetflameError):
+    """The question costs more than a limit allows; nothing is wrong with it or with the data."""
+
+    def __init__(self, refusal: Refusal, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.refusal = refusal
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Which samples, merged how. Raises UsageError for a label that cannot be one."""
+
+    selector: Selector
+    time: TimeRange
+    by: tuple[str, ...] = ()
+    """Labels whose values stay apart, as the first frames; `comm` always does and need not be named."""
+    kernel: bool = True
+
+    def __post_init__(self) -> None:
+        for label in self.by:
+            if not _LABEL.fullmatch(label):
+                raise UsageError(f"not a label name: `{label[:80]}`", hint="`fleetflame labels` lists them")
+        if len(set(self.by)) > MAX_BY:
+            raise UsageError(f"{len(self.by)} labels to keep apart are too many", hint=f"give at most {MAX_BY}")
+
+    @property
+    def query(self) -> ProfileQuery:
+        """What the store is asked."""
+        return ProfileQuery(
+            selector=self.selector,
+            from_ns=self.time.from_ns,
+            until_ns=self.time.until_ns,
+            by=tuple(dict.fromkeys((*(label for label in self.by if label != COMM), COMM))),
+        )
+
+
+class QueryService:
+    """Answers questions for any number of callers on one event loop. `close` it to let its threads go."""
+
+    def __init__(self, store: Store, symbolize: Symbolize, limits: QueryLimits) -> None:
+        self._store = store
+        self._symbolize = symbolize
+        self.limits = limits
+        self._pool = ThreadPoolExecutor(limits.concurrent, thread_name_prefix="query")
+        self._in_hand = 0
+        self.outcomes: dict[str, int] = {}
+        """Questions by what became of them: `answered`, `failed`, or a Refusal."""
+
+    def close(self) -> None:
+        """Waits for the questions at work; those that wait for their turn are given up."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def ask(self, questions: tuple[Question, ...], render: Callable[..., R]) -> R:
+        """What `render` makes of the questions' profiles, one argument each. Both happen in a thread.
+
+        Raises UsageError, QueryRefusedError, StoreError; whatever `render` raises passes through.
+        """
+        for question in questions:
+            self._check(question)
+        return await self.run(partial(self._answer, questions, render))
+
+    async def run(self, work: Callable[["Turn"], R]) -> R:
+        """What `work` returns, done in a thread when it is its turn. Raises QueryRefusedError."""
+        try:
+            answer = await self._run(work)
+        except QueryRefusedError as error:
+            self._count(error.refusal.value)
+            raise
+        except Exception:
+            self._count("failed")
+            raise
+        self._count("answered")
+        return answer
+
+    async def _run(self, work: Callable[["Turn"], R]) -> R:
+        limits, loop = self.limits, asyncio.get_running_loop()
+        if self._in_hand >= limits.concurrent + limits.waiting:
+            raise QueryRefusedError(
+                Refusal.BUSY,
+                f"{self._in_hand} queries are in hand already",
+                hint="ask again in a moment, or raise --query-concurrency",
+            )
+        turn = Turn()
+        self._in_hand += 1
+        job = self._pool.submit(work, turn)
+
+        def done(_: Future[R]) -> None:
+            loop.call_soon_threadsafe(self._release)
+
+        job.add_done_callback(done)
+        try:
+            async with asyncio.timeout(limits.timeout_s) as clock:
+                return await asyncio.wrap_future(job)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            raise QueryRefusedError(
+                Refusal.TIMEOUT,
+                f"no answer within {limits.timeout_s} s",
+                hint="narrow the time range or the selector, or raise --query-timeout",
+            ) from None
+        finally:
+            turn.abandon()
+
+    def _release(self) -> None:
+        self._in_hand -= 1
+
+    def _count(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def _check(self, question: Question) -> None:
+        allowed = self.limits.range_s * SECOND_NS
+        if question.time.length_ns > allowed:
+            raise UsageError(
+                f"the time range of {format_duration(question.time.length_ns)} is longer than"
+                f" {format_duration(allowed)}",
+                hint="narrow it with --from and --until, or raise --query-range",
+            )
+
+    def _answer(self, questions: tuple[Question, ...], render: Callable[..., R], turn: "Turn") -> R:
+        profiles = [self._profile(question, turn) for question in questions]
+        turn.check()
+        return render(*profiles)
+
+    def _profile(self, question: Question, turn: "Turn") -> Profile:
+        store, query = self._store, question.query
+        turn.check()
+        selected = store.select(query)
+        if len(selected.stack) > self.limits.stacks:
+            raise QueryRefusedError(
+                Refusal.STACKS,
+                f"{len(selected.stack)} distinct stacks match, {self.limits.stacks} are allowed",
+                hint="narrow the selector or the time range, keep fewer labels apart, or raise --query-stacks",
+            )
+        turn.check()
+        frames = store.frames(np.unique(selected.stack))
+        turn.check()
+        mappings = store.mappings(np.unique(frames.mapping).tolist())
+        named_of = [number for number, mapping in mappings.items() if mapping.kind in NAMED_KINDS]
+        named = store.named(np.unique(frames.address[np.isin(frames.mapping, named_of)]).tolist()) if named_of else {}
+        turn.check()
+        return build_profile(
+            selected, frames, mappings, named, self._symbolize, query=query, no_kernel=not question.kernel
+        )
+
+
+class Turn:
+    """Tells the thread at work whether its answer is still wanted."""
+
+    def __init__(self) -> None:
+        self._abandoned = threading.Event()
+
+    def abandon(self) -> None:
+        """The answer is not wanted any more."""
+        self._abandoned.set()
+
+    def check(self) -> None:
+        """Raises AbandonedError if nobody waits."""
+        if self._abandoned.is_set():
+            raise AbandonedError
