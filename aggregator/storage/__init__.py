@@ -1,0 +1,80 @@
+"""Where samples are kept: ClickHouse, in this process or behind a URL, one SQL for both.
+
+Everything is stored as addresses and build IDs; names are looked up when somebody reads. `Store` blocks: callers on an
+event loop use threads, and any number of threads may call it at once.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.selector import Matcher
+from aggregator.storage import frames, schema, select
+from aggregator.storage.engine import Engine
+from aggregator.storage.types import (
+    AcceptedBatch,
+    BatchId,
+    Build,
+    Frames,
+    ProfileQuery,
+    Selected,
+    StorageOptions,
+    Stored,
+)
+from aggregator.storage.writer import Writer, known_batches
+from fleetflame.model import Labels, Mapping, NamedFrame
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Samples of a fleet. Every method raises StoreError if the engine fails; nothing is half done then."""
+
+    def __init__(self, options: StorageOptions) -> None:
+        self.options = options
+        self.engine = Engine(options)
+        try:
+            schema.ensure(self.engine)
+        except BaseException:
+            self.engine.close()
+            raise
+        self._writer = Writer(self.engine)
+        self._frames = frames.FrameStore(self.engine)
+
+    def close(self) -> None:
+        """Closes the engine; statements under way end first."""
+        self.engine.close()
+
+    def insert(self, batches: Sequence[AcceptedBatch]) -> Stored:
+        """Stores those of `batches` that are not stored yet. Durable when it returns; repeat it after an error."""
+        return self._writer.store(batches)
+
+    def known(self, batches: Sequence[AcceptedBatch]) -> set[BatchId]:
+        """Those of `batches` that are stored."""
+        return known_batches(self.engine, batches)
+
+    def select(self, query: ProfileQuery) -> Selected:
+        """Sums by group and stack. Raises UsageError for a regular expression that does not compile."""
+        return select.select(self.engine, query)
+
+    def frames(self, stacks: NDArray[np.uint64]) -> Frames:
+        """Frames of those of `stacks` that are stored, by id."""
+        return self._frames.frames(stacks)
+
+    def mappings(self, wanted: Iterable[int]) -> dict[int, Mapping]:
+        """Mappings by id; ids that are not stored are left out."""
+        return frames.find_mappings(self.engine, wanted)
+
+    def named(self, wanted: Iterable[int]) -> dict[int, NamedFrame]:
+        """Named frames by id; ids that are not stored are left out."""
+        return frames.find_named(self.engine, wanted)
+
+    def builds(self) -> list[Build]:
+        """Files, kernels and modules with a build ID, by path, then build ID."""
+        return frames.find_builds(self.engine)
+
+    def series(self, matchers: Sequence[Matcher], from_ns: int, until_ns: int) -> list[Labels]:
+        """Label sets that match, of the days that [from_ns, until_ns) touches, sorted."""
+        _, labels = select.find_series(self.engine, matchers, *select.seconds(from_ns, until_ns))
+        return sorted(labels)

@@ -1,0 +1,32 @@
+"""Prometheus metrics of the aggregator, all of them, so that their names are in one place."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_PREFIX = "fleetflame_aggregator"
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+MESSAGES = Counter(f"{_PREFIX}_messages", "Messages from nodes by what became of them.", ["outcome"])
+REJECTED = Counter(f"{_PREFIX}_rejected", "Messages that were set aside, by reason.", ["reason"])
+SAMPLES = Counter(f"{_PREFIX}_samples_stored", "Samples stored (sum of counts).")
+ROWS = Counter(f"{_PREFIX}_rows_stored", "Sample rows stored.")
+STACKS = Counter(f"{_PREFIX}_stacks_stored", "Stacks stored, with their frames.")
+LOST = Counter(f"{_PREFIX}_samples_lost", "Samples that nodes reported lost, by reason.", ["reason"])
+DEGRADED = Counter(f"{_PREFIX}_samples_degraded", "Samples stored with a placeholder frame, by reason.", ["reason"])
+POSTPONED = Counter(f"{_PREFIX}_messages_postponed", "Deliveries given back because a stack number was not known yet.")
+INGEST_LAG = Histogram(
+    f"{_PREFIX}_ingest_lag_seconds",
+    "From the end of a batch's window until it can be queried.",
+    buckets=(0.3, 1, 2, 3, 5, 10, 30, 100, 300, 1000, 3600),
+)
+GROUP_SECONDS = Histogram(f"{_PREFIX}_group_seconds", "Storing one group of batches.", buckets=_SECONDS)
+PENDING = Gauge(f"{_PREFIX}_messages_pending", "Messages in the stream that no aggregator has taken yet.")
+NUMBER_TABLES = Gauge(f"{_PREFIX}_number_tables", "Dictionaries of stack numbers in memory.")
+HEALTHY = Gauge(f"{_PREFIX}_store_healthy", "1 while the store takes inserts.")
+
+STATEMENT_SECONDS = Histogram(f"{_PREFIX}_statement_seconds", "Statements of the store.", ["kind"], buckets=_SECONDS)
+STORE_ERRORS = Counter(f"{_PREFIX}_store_errors", "Statements that failed, by kind of trouble.", ["fault"])
+DISK_BYTES = Gauge(f"{_PREFIX}_disk_bytes", "Bytes that the data take on disk.")
+DROPPED_DAYS = Counter(f"{_PREFIX}_dropped_days", "Days of data dropped, by why.", ["why"])
+DROPPED_ROWS = Counter(f"{_PREFIX}_dropped_rows", "Rows dropped with them, by why.", ["why"])
+ROLLED_HOURS = Counter(f"{_PREFIX}_rolled_hours", "Hours summed up, again after late batches included.")
+FRAME_CACHE = Counter(f"{_PREFIX}_frame_cache", "Stacks looked up in the frame cache.", ["result"])

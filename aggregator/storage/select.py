@@ -1,0 +1,186 @@
+"""A query into sums: which series, which rows, each batch once, grouped and ordered.
+
+The engine does the summing. Series are resolved first (there are thousands of them, with maps of text), so that the
+large table is read by number alone: `series` leads its primary key.
+
+**Whole hours** come from the roll-up where it is in step: where it was summed up from as many batches as the hour holds
+now. A late batch changes that number in the same instant in which its rows become visible, so a stale sum is never
+used; the hour is read in full instead until it is summed up again (`rollup.py`).
+
+**Each batch once**: after the rows were summed, the markers (`writer.py`) of the part that was read in full are looked
+at. If one stands twice, two aggregators stored that batch at the same time; the sum is then taken again over distinct
+rows, which costs several times as much and is hardly ever needed. In that order there is no gap: rows and marker appear
+together, so without a double marker afterwards there were no double rows before.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.selector import Matcher, MatchOp
+from aggregator.storage.engine import Engine, hex_ids, hex_set
+from aggregator.storage.types import DAY_S, HOUR_S, ProfileQuery, Selected
+from fleetflame.model import Labels
+
+MAX_SECOND = 2**32 - 1
+"""The last second that a DateTime can tell: February 2106."""
+
+_ROLLED = "SELECT series, stack, count, value FROM samples_hour WHERE type = {{type:String}}{series} AND ({hours})"
+_RAW = "SELECT series, stack, count, value FROM samples WHERE type = {{type:String}}{series} AND ({times})"
+_RAW_ONCE = (
+    "SELECT series, stack, any(samples.count) AS count, any(samples.value) AS value FROM samples"
+    " WHERE type = {{type:String}}{series} AND ({times}) GROUP BY type, series, time, stack, batch"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which seconds are read in full, as [start, end) ranges, and which hours from which version of the roll-up."""
+
+    raw: tuple[tuple[int, int], ...]
+    rolled: tuple[tuple[int, int], ...]
+
+
+def select(engine: Engine, query: ProfileQuery) -> Selected:
+    """Sums of the samples that `query` asks for. Raises StoreError; UsageError for a bad regular expression."""
+    start, end = seconds(query.from_ns, query.until_ns)
+    groups, series, group_of = _grouped(engine, query, start, end)
+    if not len(series) or start >= end:
+        return _empty()
+    plan = make_plan(engine, start, end)
+    sums = _sums(engine, query, plan, (series, group_of), once=False)
+    if doubled(engine, plan.raw):
+        sums = _sums(engine, query, plan, (series, group_of), once=True)
+    group, stack, count, value = sums
+    # Groups without a sample in the range are left out, so that equal data give equal bytes.
+    present = np.unique(group)
+    return Selected(
+        groups=tuple(groups[row] for row in present.tolist()),
+        group=np.searchsorted(present, group).astype(np.uint32),
+        stack=stack,
+        count=count,
+        value=value,
+    )
+
+
+def seconds(from_ns: int, until_ns: int) -> tuple[int, int]:
+    """The whole seconds s with from_ns <= s * 1e9 < until_ns, as [start, end), within what a DateTime can tell."""
+    start, end = -(-from_ns // 10**9), -(-until_ns // 10**9)
+    return min(max(start, 0), MAX_SECOND), min(max(end, 0), MAX_SECOND)
+
+
+def find_series(
+    engine: Engine, matchers: Sequence[Matcher], start: int, end: int
+) -> tuple[NDArray[np.uint64], list[Labels]]:
+    """Ids and labels of the series that match, of the days that [start, end) touches, by id."""
+    where, parameters = conditions(matchers)
+    first_day = start // DAY_S * DAY_S
+    sql = (
+        "SELECT series, any(labels) AS found FROM series"
+        f" WHERE day >= {first_day} AND day < {end} AND {where} GROUP BY series ORDER BY series"
+    )
+    answer = engine.query(sql, parameters)
+    return answer.numbers("series"), [tuple(sorted(row.items())) for row in answer.maps("found")]
+
+
+def conditions(matchers: Iterable[Matcher]) -> tuple[str, dict[str, str]]:
+    """SQL over the column `labels` that holds for series that all `matchers` accept, and its parameters.
+
+    An absent label is an empty one: that is what a map gives for a key it does not have.
+    """
+    terms: list[str] = ["1"]
+    parameters: dict[str, str] = {}
+    for number, matcher in enumerate(matchers):
+        value = f"labels[{{n{number}:String}}]"
+        regex = matcher.op in (MatchOp.RE, MatchOp.NRE)
+        test = f"match({value}, {{v{number}:String}})" if regex else f"{value} = {{v{number}:String}}"
+        terms.append(test if matcher.op in (MatchOp.EQ, MatchOp.RE) else f"NOT {test}")
+        parameters |= {f"n{number}": matcher.name, f"v{number}": matcher.pattern if regex else matcher.value}
+    return " AND ".join(terms), parameters
+
+
+def make_plan(engine: Engine, start: int, end: int) -> Plan:
+    """How to read [start, end): whole hours whose sums are in step from the roll-up, the rest in full."""
+    first, last = -(-start // HOUR_S) * HOUR_S, end // HOUR_S * HOUR_S
+    if first >= last:
+        return Plan(((start, end),), ())
+    answer = engine.query(
+        "SELECT hour, latest, summed = present OR present = 0 AS good FROM"
+        " (SELECT hour, max(version) AS latest, argMax(batches, version) AS summed FROM hours"
+        f" WHERE hour >= {first} AND hour < {last} GROUP BY hour) AS h LEFT JOIN"
+        " (SELECT toStartOfHour(time) AS hour, count() AS present FROM samples"
+        f" WHERE type = '' AND series = 0 AND time >= {first} AND time < {last} GROUP BY hour) AS r USING hour"
+    )
+    good = answer.numbers("good", "u1").astype(np.bool_)
+    rolled = dict(zip(answer.numbers("hour").tolist(), answer.numbers("latest").tolist(), strict=True))
+    rolled = {hour: rolled[hour] for hour in answer.numbers("hour")[good].tolist()}
+    edges = sorted({start, end, *rolled, *(hour + HOUR_S for hour in rolled)})
+    raw = [(a, b) for a, b in itertools.pairwise(edges) if a not in rolled]
+    return Plan(tuple(raw), tuple(sorted(rolled.items())))
+
+
+def doubled(engine: Engine, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Whether a batch with its window start in `ranges` is stored twice."""
+    if not ranges:
+        return False
+    answer = engine.query(
+        f"SELECT 1 AS found FROM samples WHERE type = '' AND series = 0 AND ({_within(ranges)})"
+        " GROUP BY time, batch HAVING count() > 1 LIMIT 1"
+    )
+    return len(answer) > 0
+
+
+def _grouped(
+    engine: Engine, query: ProfileQuery, start: int, end: int
+) -> tuple[list[tuple[str, ...]], NDArray[np.uint64], NDArray[np.uint64]]:
+    series, labels = find_series(engine, query.matchers, start, end)
+    values = [tuple(dict(row).get(name, "") for name in query.by) for row in labels]
+    groups = sorted(set(values))
+    number = {value: row for row, value in enumerate(groups)}
+    return groups, series, np.array([number[value] for value in values], np.uint64)
+
+
+Grouping = tuple[NDArray[np.uint64], NDArray[np.uint64]]
+"""Ids of the series that are asked for, and the number of each one's group."""
+Sums = tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
+
+
+def _sums(
+    engine: Engine,
+    query: ProfileQuery,
+    plan: Plan,
+    grouping: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+    *,
+    once: bool,
+) -> Sums:
+    series, group_of = grouping
+    only = f" AND series IN {hex_set(series)}" if query.matchers else ""
+    parts = []
+    if plan.raw:
+        parts.append((_RAW_ONCE if once else _RAW).format(series=only, times=_within(plan.raw)))
+    if plan.rolled:
+        hours = " OR ".join(f"hour = {hour} AND version = {version}" for hour, version in plan.rolled)
+        parts.append(_ROLLED.format(series=only, hours=hours))
+    # One group for all needs no look-up a row; more of them cost one in a hash table.
+    constant = len(np.unique(group_of)) == 1
+    group = "0" if constant else f"transform(series, {hex_ids(series)}, {hex_ids(group_of)}, 0)"
+    answer = engine.query(
+        f"SELECT toUInt32({group}) AS g, stack, sum(count) AS c, sum(value) AS v"
+        f" FROM ({' UNION ALL '.join(parts)}) GROUP BY g, stack",
+        {"type": query.selector.type},
+    )
+    found_group, stack = answer.numbers("g", "u4"), answer.numbers("stack")
+    order = np.lexsort((stack, found_group))
+    return found_group[order], stack[order], answer.numbers("c")[order], answer.numbers("v")[order]
+
+
+def _within(ranges: Sequence[tuple[int, int]]) -> str:
+    return " OR ".join(f"time >= {start} AND time < {end}" for start, end in ranges)
+
+
+def _empty() -> Selected:
+    none = np.zeros(0, np.uint64)
+    return Selected(groups=(), group=none.astype(np.uint32), stack=none, count=none, value=none)

@@ -1,0 +1,277 @@
+"""The tables, as data. The embedded engine, a server and a cluster get their DDL from the same definitions.
+
+What each holds, and why it is keyed and cut as it is, is in docs/storage.md. All are cut by time, and what is too old
+is dropped a partition at a time, which costs nothing; what is referred to is kept as long as what refers to it.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Keep(Enum):
+    """Which option bounds a table's age."""
+
+    RAW = "raw"
+    ROLLED = "rolled"
+    FOREVER = "forever"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table. `columns` maps names to types; codecs are apart, since an insert needs the bare type."""
+
+    name: str
+    columns: dict[str, str]
+    order_by: str
+    shard_by: str
+    """Which server of a cluster has a row. What must not be stored twice has to go by what makes it the same."""
+    partition_by: str = ""
+    time: str = ""
+    """The column that ages."""
+    keep: Keep = Keep.FOREVER
+    version: str = ""
+    """Of rows with an equal key the one with the highest stays; without it, any, and they are equal."""
+    codecs: dict[str, str] | None = None
+    granularity: int = 8192
+
+
+_TIME = "DateTime('UTC')"
+_WORDS = "Array(UInt64)"
+
+SAMPLES = Table(
+    name="samples",
+    columns={
+        "type": "LowCardinality(String)",
+        "series": "UInt64",
+        "time": _TIME,
+        "stack": "UInt64",
+        "batch": "UInt64",
+        "count": "UInt64",
+        "value": "UInt64",
+    },
+    order_by="type, series, time, stack, batch",
+    shard_by="batch",
+    partition_by="toYYYYMMDD(time)",
+    time="time",
+    keep=Keep.RAW,
+    # Hashes do not compress. The others are runs and small numbers: half the size under ZSTD, read at the same speed.
+    codecs={"stack": "LZ4", "batch": "ZSTD(1)", "count": "T64, ZSTD(1)", "value": "ZSTD(1)", "time": "ZSTD(1)"},
+)
+
+SAMPLES_HOUR = Table(
+    name="samples_hour",
+    columns={
+        "type": "LowCardinality(String)",
+        "series": "UInt64",
+        "hour": _TIME,
+        "version": "UInt64",
+        "stack": "UInt64",
+        "count": "UInt64",
+        "value": "UInt64",
+    },
+    order_by="type, series, hour, version, stack",
+    shard_by="stack",
+    partition_by="toYYYYMMDD(hour)",
+    time="hour",
+    keep=Keep.ROLLED,
+    codecs={"stack": "LZ4", "count": "T64, ZSTD(1)", "value": "ZSTD(1)", "hour": "ZSTD(1)", "version": "ZSTD(1)"},
+)
+
+HOURS = Table(
+    name="hours",
+    columns={"hour": _TIME, "version": "UInt64", "batches": "UInt64", "rows": "UInt64"},
+    order_by="hour",
+    shard_by="hour",
+    partition_by="toYYYYMM(hour)",
+    time="hour",
+    keep=Keep.ROLLED,
+    version="version",
+)
+
+SERIES = Table(
+    name="series",
+    columns={"day": _TIME, "series": "UInt64", "labels": "Map(LowCardinality(String), String)"},
+    order_by="series, day",
+    shard_by="series",
+    partition_by="toYYYYMMDD(day)",
+    time="day",
+    keep=Keep.ROLLED,
+)
+
+STACKS = Table(
+    name="stacks",
+    columns={"week": _TIME, "stack": "UInt64", "mapping": _WORDS, "address": _WORDS},
+    order_by="stack",
+    shard_by="stack",
+    partition_by="toYYYYMMDD(week)",
+    time="week",
+    keep=Keep.ROLLED,
+    codecs={"mapping": "ZSTD(1)", "address": "ZSTD(1)"},
+    # Read by id, a few thousand of millions: small granules, so that a look-up does not read 8191 neighbours.
+    granularity=512,
+)
+
+MAPPINGS = Table(
+    name="mappings",
+    columns={
+        "week": _TIME,
+        "mapping": "UInt64",
+        "kind": "UInt8",
+        "build_id": "String",
+        "path": "String",
+        "seen": "UInt8",
+        "segment_offset": _WORDS,
+        "segment_vaddr": _WORDS,
+        "segment_size": _WORDS,
+    },
+    order_by="mapping, path, seen",
+    shard_by="mapping",
+    partition_by="toYYYYMMDD(week)",
+    time="week",
+    keep=Keep.ROLLED,
+    granularity=1024,
+)
+
+NAMED = Table(
+    name="named",
+    columns={"week": _TIME, "named": "UInt64", "name": "String", "file": "String", "line": "UInt64"},
+    order_by="named",
+    shard_by="named",
+    partition_by="toYYYYMMDD(week)",
+    time="week",
+    keep=Keep.ROLLED,
+    granularity=1024,
+)
+
+NUMBERS = Table(
+    name="stack_numbers",
+    columns={
+        "time": _TIME,
+        "node": "LowCardinality(String)",
+        "epoch": "String",
+        "dictionary": "UInt32",
+        "first": "UInt32",
+        "stacks": _WORDS,
+    },
+    order_by="node, epoch, dictionary, first",
+    shard_by="cityHash64(node)",
+    partition_by="toYYYYMMDD(time)",
+    time="time",
+    keep=Keep.RAW,
+    granularity=256,
+)
+
+LEDGER = Table(
+    name="ledger",
+    columns={
+        "node": "LowCardinality(String)",
+        "epoch": "String",
+        "sequence": "UInt64",
+        "batch": "UInt64",
+        "time": _TIME,
+        "taken": "UInt64",
+        "stored": "UInt64",
+        "lost": "Map(String, UInt64)",
+        "degraded": "Map(String, UInt64)",
+        "taken_in_epoch": "UInt64",
+        "period_ns": "UInt64",
+        "received": _TIME,
+    },
+    order_by="node, epoch, sequence",
+    shard_by="batch",
+    partition_by="toYYYYMMDD(time)",
+    time="time",
+    keep=Keep.RAW,
+)
+
+REJECTED = Table(
+    name="rejected",
+    columns={
+        "time": _TIME,
+        "node": "LowCardinality(String)",
+        "reason": "LowCardinality(String)",
+        "message": "UInt64",
+        "samples": "UInt64",
+    },
+    order_by="node, reason, message",
+    shard_by="message",
+    partition_by="toYYYYMMDD(time)",
+    time="time",
+    keep=Keep.RAW,
+)
+
+STATE = Table(
+    name="state",
+    columns={"key": "String", "value": "UInt64", "version": "UInt64"},
+    order_by="key",
+    shard_by="cityHash64(key)",
+    version="version",
+)
+
+TABLES = (
+    SAMPLES,
+    SAMPLES_HOUR,
+    HOURS,
+    SERIES,
+    STACKS,
+    MAPPINGS,
+    NAMED,
+    NUMBERS,
+    LEDGER,
+    REJECTED,
+    STATE,
+)
+
+DURABLE = {
+    "fsync_after_insert": 1,
+    "fsync_part_directory": 1,
+    # A merged part replaces parts that were synced: it has to be synced itself before they go.
+    "min_rows_to_fsync_after_merge": 1,
+    "min_compressed_bytes_to_fsync_after_merge": 1,
+}
+"""An insert that has returned survives a power cut. The engine's default leaves that to the page cache."""
+
+
+def create(table: Table) -> str:
+    """DDL for one server, embedded or not."""
+    return _create(table, name=table.name, engine=f"ReplacingMergeTree({table.version})", settings=DURABLE)
+
+
+def create_local(table: Table, days: dict[Keep, int]) -> str:
+    """DDL for the part of a table that each server of a cluster keeps."""
+    path = f"'/clickhouse/tables/{{shard}}/{{database}}/{table.name}', '{{replica}}'"
+    version = f", {table.version}" if table.version else ""
+    # Nobody may drop partitions of a cluster's tables from one aggregator: the servers drop whole parts by themselves.
+    ttl = f"TTL {table.time} + INTERVAL {days[table.keep] + 1} DAY" if table.keep in days else ""
+    return _create(
+        table,
+        name=f"{table.name}_local ON CLUSTER '{{cluster}}'",
+        engine=f"ReplicatedReplacingMergeTree({path}{version})",
+        settings={**DURABLE, "ttl_only_drop_parts": 1},
+        ttl=ttl,
+    )
+
+
+def create_distributed(table: Table) -> str:
+    """DDL for the name under which a cluster's table is queried and inserted into."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table.name} ON CLUSTER '{{cluster}}' AS {table.name}_local\n"
+        f"ENGINE = Distributed('{{cluster}}', currentDatabase(), {table.name}_local, {table.shard_by})\n"
+    )
+
+
+def _create(table: Table, *, name: str, engine: str, settings: dict[str, int], ttl: str = "") -> str:
+    codecs = table.codecs or {}
+    columns = ",\n".join(
+        f"    {column} {kind}" + (f" CODEC({codecs[column]})" if column in codecs else "")
+        for column, kind in table.columns.items()
+    )
+    lines = [f"CREATE TABLE IF NOT EXISTS {name}\n(\n{columns}\n)", f"ENGINE = {engine}"]
+    if table.partition_by:
+        lines.append(f"PARTITION BY {table.partition_by}")
+    lines.append(f"ORDER BY ({table.order_by})")
+    if ttl:
+        lines.append(ttl)
+    settings = {"index_granularity": table.granularity, **settings}
+    lines.append("SETTINGS " + ", ".join(f"{key} = {value}" for key, value in settings.items()))
+    return "\n".join(lines) + "\n"
