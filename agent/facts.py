@@ -8,8 +8,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from agent.openat import number_of
 from fleetflame.buildid import BuildId
 
 MAX_TEXT = 16 * 1024
@@ -46,10 +47,15 @@ class ProcessFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Tells a process image from a later one under the same PID. `start` is in clock ticks since boot."""
+    """Tells a process image from a later one under the same PID: when the process began, in clock ticks since boot (0
+    if that is not known yet), and the number of its executable (None: it has none, or it may not be seen)."""
 
     start: int
-    exe: str
+    executable: tuple[int, int, int] | None
+
+    def is_now(self, now: "Identity") -> bool:
+        """Whether a process that was found as `now` is still this one."""
+        return self.start in (0, now.start) and self.executable == now.executable
 
 
 @contextlib.contextmanager
@@ -79,7 +85,7 @@ def read_small(folder: int, name: str, limit: int = MAX_TEXT) -> bytes:
 def read_identity(folder: int) -> Identity | None:
     """Identity of the process, None if it is gone (or a zombie, whose memory is gone)."""
     stat = _read_stat(folder)
-    return None if stat is None else Identity(start=stat.start, exe=_read_link(folder, "exe"))
+    return None if stat is None else Identity(start=stat.start, executable=number_of(folder, "exe"))
 
 
 def read_facts(folder: int, tgid: int) -> tuple[ProcessFacts, Identity] | None:
@@ -87,27 +93,17 @@ def read_facts(folder: int, tgid: int) -> tuple[ProcessFacts, Identity] | None:
     stat = _read_stat(folder)
     if stat is None:
         return None
-    exe = _read_link(folder, "exe")
     facts = ProcessFacts(
         tgid=tgid,
         comm=stat.comm,
-        exe=exe.removesuffix(_DELETED),
+        exe=_read_link(folder, "exe").removesuffix(_DELETED),
         cgroup=sys.intern(_text(read_small(folder, "cgroup"))),
         uid=_uid(read_small(folder, "status")),
         cmdline=_arguments(read_small(folder, "cmdline", MAX_CMDLINE)),
         pid_namespace=_namespace(_read_link(folder, "ns/pid")),
         kernel=bool(stat.flags & PF_KTHREAD),
     )
-    return facts, Identity(start=stat.start, exe=exe)
-
-
-def refresh_facts(folder: int, facts: ProcessFacts) -> ProcessFacts:
-    """`facts` with the comm and cgroup of now: both may change without an exec. The same object if neither did."""
-    comm = _text(read_small(folder, "comm")).rstrip("\n") or facts.comm
-    cgroup = _text(read_small(folder, "cgroup")) or facts.cgroup
-    if comm == facts.comm and cgroup == facts.cgroup:
-        return facts
-    return replace(facts, comm=comm, cgroup=sys.intern(cgroup))
+    return facts, Identity(start=stat.start, executable=number_of(folder, "exe"))
 
 
 @dataclass(frozen=True, slots=True)

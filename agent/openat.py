@@ -234,21 +234,32 @@ def mount_of(fd: int) -> int:
     return _statx(fd).mount
 
 
+def number_of(folder: int, link: str) -> tuple[int, int, int] | None:
+    """Device and inode number of what a link in a proc folder leads to, which nobody else has while it is open; None
+    if it leads nowhere. Unlike the path it survives renaming and deletion."""
+    try:
+        about = _statx(folder, link.encode())
+    except OSError:
+        return None
+    return about.major, about.minor, about.inode
+
+
 class _About(NamedTuple):
     mode: int
+    inode: int
     major: int
+    minor: int
     mount: int
 
 
-def _statx(fd: int) -> _About:
+def _statx(folder: int, path: bytes = b"") -> _About:
     """statx(2) without asking the file system. Layout: include/uapi/linux/stat.h; the mount's ID is there since 5.8."""
     buffer = ctypes.create_string_buffer(256)
     flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
     number = _SYS_STATX[os.uname().machine]
-    _check(_libc.syscall(ctypes.c_long(number), fd, b"", flags, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer))
-    (mode,) = struct.unpack_from("<H", buffer, 28)
-    major, _minor, mount = struct.unpack_from("<IIQ", buffer, 136)
-    return _About(mode, major, mount)
+    _check(_libc.syscall(ctypes.c_long(number), folder, path, flags, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer))
+    mode, inode = struct.unpack_from("<H2xQ", buffer, 28)
+    return _About(mode, inode, *struct.unpack_from("<IIQ", buffer, 136))
 
 
 def _openat2(root: int, path: bytes) -> int:

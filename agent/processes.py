@@ -1,0 +1,339 @@
+"""The processes that samples come from, by image id: what they are and where their code lies.
+
+An image is one program in one process; a new one begins at fork and exec. Reading one takes time while the process may
+end, so what is read when is a choice:
+
+- exec, first sample: the facts that labels need, at once (40 us). First sample: mappings too, they are all there;
+- exec: mappings after SETTLE_S. At exec only the loader is mapped, and most processes are gone by then; their samples
+  carry build IDs that the kernel resolved. Only where it cannot, because the program has no GNU build ID, they are also
+  read at once;
+- fork: nothing. Facts and mappings are the parent's, the same objects, until the child is sampled.
+
+Once mappings are complete, `on_ready` is told, and bare addresses arrive from then on. Two threads use a table: one
+calls `apply` and `read_due`, the other what the normalizer needs. No lock is held while anything is read.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from agent.addresses import AddressTable
+from agent.builds import Builds, FileFacts, Place
+from agent.facts import Identity, ProcessFacts, open_process, read_facts, read_identity
+from agent.openat import OpenMiss, ProcessFiles
+from agent.snapshot import Snapshot, Snapshots
+from agent.window import EventKind, ProcessEvent, tgid_of
+
+_log = logging.getLogger(__name__)
+
+SETTLE_S = 1.0
+"""How long after exec mappings are read. Loading a Python program with its extension modules takes 0.1 to 0.5 s."""
+MAX_IMAGES = 16384
+"""Images known at once. One takes 0.4 KiB and shares the rest with its parent, or 3 KiB after an exec."""
+KEEP_WINDOWS = 2
+"""Windows for which an image is kept after the one in which it ended or was sampled last: the window that was being
+drained at that moment, and the one after."""
+REFRESH_WINDOWS = 12
+"""Windows after which a process that is sampled is read again, for libraries that took the place of others, new names
+and cgroups. Two minutes at 10 s."""
+MAX_REREAD_BYTES = 16 * 1024 * 1024
+"""Text of maps read again per window, whatever the processes do: 0.1 s of work."""
+UNKNOWN_COMM = "[unknown]"
+NOBODY = Identity(start=0, executable=None)
+"""Of an image of which nothing could be read."""
+
+
+class Count(StrEnum):
+    """What a table counts."""
+
+    FACTS_READ = "facts_read"
+    FACTS_MISSED = "facts_missed"
+    MAPS_READ = "maps_read"
+    MAPS_MISSED = "maps_missed"
+    MAPS_NOT_WHOLE = "maps_not_whole"
+    REREAD_SKIPPED = "reread_skipped"
+    EVICTED = "images_evicted"
+
+
+@dataclass(slots=True, kw_only=True)
+class Image:
+    """One image. Written by the table only; readers take what they need once and keep it."""
+
+    id: int
+    tgid: int
+    facts: ProcessFacts
+    identity: Identity
+    snapshot: Snapshot | None = None
+    ready: bool = False
+    inherited: bool = False
+    """Facts are the parent's as of the fork and not looked at since."""
+    read_window: int = -1
+    last_window: int = 0
+    ended: bool = False
+    kernel_is_blind: bool = False
+    """The executable has no GNU build ID, so that the kernel resolves no address in it."""
+
+    @property
+    def table(self) -> AddressTable | None:
+        """Where its code lies; None before its mappings were read."""
+        return self.snapshot.table if self.snapshot else None
+
+
+class ImageTable:
+    """Images by id, MAX_IMAGES at most; the one that was not used for longest goes first, and is counted."""
+
+    def __init__(
+        self,
+        builds: Builds,
+        *,
+        on_ready: Callable[[int], None] | None = None,
+        proc: str = "/proc",
+        max_images: int = MAX_IMAGES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.builds = builds
+        self.counts: Counter[Count] = Counter()
+        self._snapshots = Snapshots(builds)
+        self._on_ready = on_ready
+        self._proc = proc
+        self._max_images = max_images
+        self._clock = clock
+        self._images: OrderedDict[int, Image] = OrderedDict()
+        self._current: dict[int, int] = {}
+        self._due: deque[tuple[float, int]] = deque(maxlen=max_images)
+        self._window = 0
+        self._reread_left = MAX_REREAD_BYTES
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    # The thread that follows events calls these.
+
+    def apply(self, event: ProcessEvent) -> None:
+        """Takes note of what happened, and reads what cannot wait."""
+        match event.kind:
+            case EventKind.EXEC:
+                self._begin_exec(event)
+            case EventKind.FORK:
+                self._begin_fork(event)
+            case EventKind.SEEN:
+                self._read_maps(self._begin(event))
+            case EventKind.EXIT:
+                self._end(self._find(event.image))
+        self.read_due()
+
+    def read_due(self) -> None:
+        """Reads the mappings of processes that have settled. To be called several times a second."""
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            image = self._find(self._due.popleft()[1])
+            if image is not None and not image.ended:
+                self._read_maps(image)
+
+    # The thread that normalizes calls these.
+
+    def get(self, image_id: int) -> Image:
+        """The image, read now if its event was lost. Counts as a use in this window."""
+        image = self._find(image_id) or self._adopt(image_id)
+        with self._lock:
+            image.last_window = self._window
+            if image_id in self._images:
+                self._images.move_to_end(image_id)
+        if not image.ended and (image.inherited or self._window - image.read_window >= REFRESH_WINDOWS):
+            self._refresh(image)
+        return image
+
+    def read_maps(self, image: Image) -> AddressTable | None:
+        """The image's table as of now; None if the process is gone or is another image, or the window's budget for such
+        readings is used up. For addresses that the table at hand does not have (or where there is none yet)."""
+        if image.ended:
+            return None
+        if self._reread_left <= 0:
+            self._count(Count.REREAD_SKIPPED)
+            return None
+        if not self._read_maps(image) or image.snapshot is None:
+            return None
+        self._reread_left -= image.snapshot.bytes_read
+        return image.snapshot.table
+
+    def end_window(self) -> None:
+        """The samples of one window are normalized: forgets images that ended KEEP_WINDOWS before."""
+        with self._lock:
+            self._window += 1
+            self._reread_left = MAX_REREAD_BYTES
+            gone = [i for i in self._images.values() if i.ended and self._window - i.last_window > KEEP_WINDOWS]
+            for image in gone:
+                self._forget(image)
+
+    # How an image begins and ends.
+
+    def _begin_exec(self, event: ProcessEvent) -> None:
+        former = self._find(event.parent_image)
+        image = self._begin(event)
+        if image.identity == NOBODY and former is not None:
+            # Gone already. Its cgroup and user were those of the program before it; what it ran nobody can tell now.
+            image.facts = replace(former.facts, comm=event.comm, exe="", cmdline=(), build_id=None)
+        elif image.kernel_is_blind:
+            self._read_maps(image, tell=False)
+        self._schedule(image)
+
+    def _begin_fork(self, event: ProcessEvent) -> None:
+        parent = self._find(event.parent_image)
+        if parent is None or parent.identity == NOBODY:
+            self._schedule(self._begin(event))
+            return
+        facts = replace(parent.facts, tgid=event.tgid, comm=event.comm or parent.facts.comm)
+        image = Image(id=event.image, tgid=event.tgid, facts=facts, identity=replace(parent.identity, start=0))
+        image.snapshot = parent.snapshot
+        image.inherited = True
+        self._add(image)
+        if parent.ready:
+            self._tell_ready(image)
+        else:
+            self._schedule(image)
+
+    def _begin(self, event: ProcessEvent) -> Image:
+        image = _unknown(event.image, event.tgid, event.comm)
+        self._read_facts(image)
+        self._add(image)
+        return image
+
+    def _adopt(self, image_id: int) -> Image:
+        """An image that no event announced: the ring buffer was full, or there were too many images."""
+        tgid = tgid_of(image_id)
+        image = _unknown(image_id, tgid)
+        with self._lock:
+            # Ids grow with time: if a later image of the process is known, this one is over.
+            image.ended = self._current.get(tgid, 0) > image_id
+        if not image.ended:
+            self._read_facts(image)
+        self._add(image)
+        return image
+
+    def _add(self, image: Image) -> None:
+        with self._lock:
+            image.last_window = self._window
+            if not image.ended:
+                self._end(self._images.get(self._current.get(image.tgid, 0)))
+                self._current[image.tgid] = image.id
+            self._images[image.id] = image
+            if len(self._images) > self._max_images:
+                self._forget(next(iter(self._images.values())))
+                self._count(Count.EVICTED)
+
+    def _end(self, image: Image | None) -> None:
+        if image is not None and not image.ended:
+            with self._lock:
+                image.ended = True
+                image.last_window = self._window
+
+    def _forget(self, image: Image) -> None:
+        self._images.pop(image.id, None)
+        if self._current.get(image.tgid) == image.id:
+            del self._current[image.tgid]
+
+    def _find(self, image_id: int) -> Image | None:
+        with self._lock:
+            return self._images.get(image_id)
+
+    def _schedule(self, image: Image) -> None:
+        self._due.append((self._clock() + SETTLE_S, image.id))
+
+    # What is read of an image.
+
+    def _read_facts(self, image: Image) -> None:
+        """Facts of a new image, and its executable's build. Leaves the image as it is if the process is gone."""
+        image.read_window = self._window
+        executable = None
+        try:
+            with open_process(self._proc, image.tgid) as process:
+                found = read_facts(process, image.tgid)
+                if found is not None:
+                    executable = self._examine_executable(process, found[0])
+        except OSError:
+            found = None
+        if found is None:
+            self._count(Count.FACTS_MISSED)
+            return
+        self._count(Count.FACTS_READ)
+        image.facts = replace(found[0], build_id=executable.build_id if executable else None)
+        image.identity = found[1]
+        image.kernel_is_blind = executable is not None and not (executable.elf and executable.elf.gnu)
+
+    def _examine_executable(self, process: int, facts: ProcessFacts) -> FileFacts | None:
+        """Also tells `builds` of it, so that a build ID from the kernel has a path and segments."""
+        with ProcessFiles(process) as files:
+            fd = files.open_executable()
+        if isinstance(fd, OpenMiss):
+            return None
+        try:
+            executable = self.builds.examine(fd)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        self.builds.mapping(executable, Place(facts.tgid, "exe", os.fsencode(facts.exe)))
+        return executable
+
+    def _refresh(self, image: Image) -> None:
+        """Facts that change without an exec: comm, cgroup, user. Ends the image if its process is over."""
+        image.read_window = self._window
+        try:
+            with open_process(self._proc, image.tgid) as process:
+                found = read_facts(process, image.tgid)
+        except OSError:
+            found = None
+        if found is None or not image.identity.is_now(found[1]):
+            self._end(image)
+            return
+        self._count(Count.FACTS_READ)
+        image.identity = found[1]
+        facts = replace(found[0], build_id=image.facts.build_id)
+        if facts != image.facts:
+            image.facts = facts
+        if image.inherited:
+            image.inherited = False  # the mappings of the parent will do until an address is missing
+        elif image.snapshot is not None:
+            self.read_maps(image)
+
+    def _read_maps(self, image: Image, *, tell: bool = True) -> bool:
+        """True if the image has a table as of now."""
+        try:
+            with open_process(self._proc, image.tgid) as process:
+                snapshot = self._snapshots.read(process, image.tgid, former=image.snapshot)
+                identity = read_identity(process)
+        except OSError:
+            snapshot, identity = None, None
+        # The identity is read last: an exec between the two readings would show the new program.
+        if snapshot is None or identity is None or not image.identity.is_now(identity):
+            self._count(Count.MAPS_MISSED)
+            return False
+        image.identity = identity
+        image.snapshot = snapshot
+        self._count(Count.MAPS_READ)
+        if not snapshot.whole:
+            self._count(Count.MAPS_NOT_WHOLE)
+        elif tell:
+            self._tell_ready(image)
+        return True
+
+    def _tell_ready(self, image: Image) -> None:
+        if not image.ready:
+            image.ready = True
+            if self._on_ready is not None:
+                self._on_ready(image.id)
+
+    def _count(self, what: Count) -> None:
+        with self._lock:
+            self.counts[what] += 1
+
+
+def _unknown(image_id: int, tgid: int, comm: str = "") -> Image:
+    facts = ProcessFacts(tgid=tgid, comm=comm or UNKNOWN_COMM)
+    return Image(id=image_id, tgid=tgid, facts=facts, identity=NOBODY)
