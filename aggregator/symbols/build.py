@@ -1,0 +1,101 @@
+"""From the bytes of one file to its table. Runs in the worker process: this is where parsers meet hostile bytes."""
+
+import io
+from dataclasses import dataclass
+
+from symbolic import _lowlevel
+from symbolic.debuginfo import Archive
+from symbolic.exceptions import SymbolicError
+
+from aggregator.symbols import elf as elf_file
+from aggregator.symbols.combine import dwarf_table, plain_table
+from aggregator.symbols.demangle import Demangler
+from aggregator.symbols.elf import Elf
+from aggregator.symbols.faults import Fault, SymbolFileError
+from aggregator.symbols.plain import Candidates, read_candidates, read_plt
+from aggregator.symbols.ranges import choose
+from aggregator.symbols.symcache import NONE, Symcache, UnknownSymcacheError, read_symcache
+from aggregator.symbols.table import Rank, SymbolTable
+from fleetflame.buildid import BuildId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A file's table and what the file says about itself. `note` tells what went wrong short of failure, or is ""."""
+
+    table: SymbolTable
+    build_id: BuildId
+    own_note: bool
+    note: str = ""
+
+
+def build_table(data: memoryview, *, limit: int, demangle: bool = True) -> Built:
+    """The best table that the ELF file `data` allows. Raises SymbolFileError.
+
+    `limit` bounds what compressed sections may inflate to, in bytes. Without `demangle` names stay mangled, which is
+    what is left to do for a file whose names break the demangler.
+    """
+    elf = elf_file.parse_elf_bytes(data)
+    elf_file.check_sizes(elf, limit=limit)
+    tables, full = _symbol_tables(elf, limit=limit)
+    named = choose(tables)
+    names = Demangler() if demangle else str
+    segments = elf_file.executable_segments(elf)
+    cache, note = _symcache(data) if has_dwarf(elf) else (None, "")
+    if cache is not None and ((cache.line > 0) | (cache.parent != NONE)).any():
+        table = dwarf_table(cache, named, base=elf_file.load_address(elf), demangle=names, segments=segments)
+    elif len(named.start):
+        rank = Rank.SYMTAB if full else Rank.DYNSYM
+        table = plain_table(named, demangle=names, rank=rank, segments=segments)
+    else:
+        raise SymbolFileError(Fault.NO_SYMBOLS, "no symbol table and no debug information names any code")
+    found = elf_file.build_id(elf)
+    identity = found or elf_file.file_identity(elf)
+    return Built(table=table, build_id=identity, own_note=found is not None, note=note)
+
+
+def has_dwarf(elf: Elf) -> bool:
+    """Whether the file has DWARF of its own."""
+    return any(elf.section(name) is not None for name in (".debug_info", ".zdebug_info"))
+
+
+def _symbol_tables(elf: Elf, *, limit: int) -> tuple[list[Candidates], bool]:
+    """The candidates of every symbol table, and whether they include the local functions."""
+    tables, full = [], False
+    for section in elf.sections:
+        if section.in_file and section.type in (elf_file.SHT_SYMTAB, elf_file.SHT_DYNSYM):
+            found = read_candidates(elf, section, limit=limit)
+            if found is not None:
+                tables.append(found)
+                full |= section.type == elf_file.SHT_SYMTAB
+    mini = _mini_debug_information(elf, limit=limit)
+    if mini is not None:
+        more, _ = _symbol_tables(mini, limit=limit)
+        tables += more
+        full |= bool(more)
+    plt = read_plt(elf, limit=limit)
+    return (tables if plt is None else [*tables, plt]), full
+
+
+def _mini_debug_information(elf: Elf, *, limit: int) -> Elf | None:
+    """The ELF file in `.gnu_debugdata`: an xz stream with the `.symtab` of functions that `.dynsym` leaves out."""
+    section = elf.section(".gnu_debugdata")
+    if section is None:
+        return None
+    inner = elf_file.parse_elf_bytes(elf_file.unxz(elf.raw(section), limit=limit))
+    # Once is all that anybody writes; a file that nests them is after our memory.
+    return None if inner.section(".gnu_debugdata") else inner
+
+
+def _symcache(data: memoryview) -> tuple[Symcache | None, str]:
+    """What symbolic makes of the file's DWARF, None and why if it gives up."""
+    try:
+        view = _lowlevel.ffi.from_buffer("uint8_t[]", data)
+        made = next(Archive.from_bytes(view).iter_objects()).make_symcache()
+        out = io.BytesIO()
+        made.dump_into(out)  # type: ignore[no-untyped-call]
+        return read_symcache(out.getvalue()), ""
+    except (SymbolicError, StopIteration) as error:
+        return None, f"no debug information: {error}"
+    except UnknownSymcacheError as error:
+        return None, f"symcache not understood: {error}"
