@@ -43,6 +43,8 @@ REFRESH_WINDOWS = 12
 and cgroups. Two minutes at 10 s."""
 MAX_REREAD_BYTES = 16 * 1024 * 1024
 """Text of maps read again per window, whatever the processes do: 0.1 s of work."""
+MAX_FRUITLESS = 6
+"""Windows at most between two readings of a process that has the same mappings each time: a minute at 10 s."""
 UNKNOWN_COMM = "[unknown]"
 NOBODY = Identity(start=0, executable=None)
 """Of an image of which nothing could be read."""
@@ -74,6 +76,9 @@ class Image:
     """Facts are the parent's as of the fork and not looked at since."""
     read_window: int = -1
     last_window: int = 0
+    fruitless: int = 0
+    """Readings in a row that found the same mappings."""
+    retry_window: int = 0
     ended: bool = False
     kernel_is_blind: bool = False
     """The executable has no GNU build ID, so that the kernel resolves no address in it."""
@@ -154,13 +159,20 @@ class ImageTable:
         readings is used up. For addresses that the table at hand does not have (or where there is none yet)."""
         if image.ended:
             return None
+        if self._window < image.retry_window:
+            return image.table
         if self._reread_left <= 0:
             self._count(Count.REREAD_SKIPPED)
             return None
+        former = image.table
         if not self._read_maps(image) or image.snapshot is None:
             return None
         self._reread_left -= image.snapshot.bytes_read
-        return image.snapshot.table
+        # Code without frame pointers leaves addresses on its stacks that are in no mapping ever: asking again and again
+        # for the same answer is waste.
+        image.fruitless = min(image.fruitless + 1, MAX_FRUITLESS) if image.table is former else 0
+        image.retry_window = self._window + image.fruitless
+        return image.table
 
     def end_window(self) -> None:
         """The samples of one window are normalized: forgets images that ended KEEP_WINDOWS before."""

@@ -1,0 +1,153 @@
+"""Addresses of one window -> (mapping, address within it), for user and kernel frames, with every miss as a value.
+
+Lives for one window: each process is read again at most once in it, and each mapping gets one index.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.addresses import MISS, NOWHERE, AddressTable
+from agent.frames import Pool
+from agent.kernel import Kernel, KernelSnapshot
+from agent.processes import Image, ImageTable
+from agent.window import ID_BYTES, ID_VALID
+from fleetflame.model import FrameMiss, Mapping, MappingKind, NamedFrame
+
+Frames = tuple[NDArray[np.uint32], NDArray[np.uint64]]
+"""Indices of mappings, and addresses within them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdFrames:
+    """Frames as the kernel resolved them; see `window.IdStacks`."""
+
+    status: NDArray[np.uint32]
+    build_id: NDArray[np.uint8]
+    address: NDArray[np.uint64]
+
+
+class Numbering:
+    """Mappings and named frames in the order in which they were met; equal ones have one index. MISS has 0."""
+
+    def __init__(self) -> None:
+        self.mappings: list[Mapping] = []
+        self.named: dict[NamedFrame, int] = {}
+        self._by_value: dict[Mapping, int] = {}
+        self._by_object: dict[int, tuple[int, Mapping]] = {}
+        self.of(MISS)
+
+    def of(self, mapping: Mapping) -> int:
+        """The index of this mapping."""
+        # By object first: the hash of a value goes over build ID, path and segments. The object is kept, so that no
+        # other one can have its id.
+        known = self._by_object.get(id(mapping))
+        if known is not None:
+            return known[0]
+        index = self._by_value.setdefault(mapping, len(self.mappings))
+        if index == len(self.mappings):
+            self.mappings.append(mapping)
+        self._by_object[id(mapping)] = index, mapping
+        return index
+
+    def of_targets(self, targets: tuple[Mapping, ...], hit: NDArray[np.int32]) -> NDArray[np.uint32]:
+        """For each of `hit`, which are indices in `targets` or NOWHERE, the index of the mapping; MISS for NOWHERE."""
+        indices = np.zeros(len(targets) + 1, np.uint32)  # the last one is found by NOWHERE, which is -1
+        for target in np.unique(hit).tolist():
+            if target != NOWHERE:
+                indices[target] = self.of(targets[target])
+        return indices[hit]
+
+    def of_name(self, frame: NamedFrame) -> int:
+        """The index of this named frame."""
+        return self.named.setdefault(frame, len(self.named))
+
+
+class Resolver:
+    """Resolves what one window needs."""
+
+    def __init__(self, images: ImageTable, kernel: Kernel) -> None:
+        self.numbering = Numbering()
+        self._images = images
+        self._kernel = kernel
+        self._read: dict[int, AddressTable | None] = {}
+
+    def user(self, images: Sequence[Image], owner: NDArray[np.int64], address: NDArray[np.uint64]) -> Pool:
+        """Runtime addresses of processes: that of `images[owner[i]]` for address i. Owners ascend."""
+        pool = _empty_pool(len(address))
+        numbers, starts = np.unique(owner, return_index=True)
+        ends = [*starts[1:].tolist(), len(owner)]
+        for number, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=False):
+            part = slice(start, end)
+            pool.mapping[part], pool.address[part] = self._of_image(images[number], address[part])
+        return pool
+
+    def resolved(self, frames: IdFrames, images: Sequence[Image], owner: NDArray[np.int64]) -> Pool:
+        """Frames that the kernel resolved, and those of them that it could not, through the process's mappings."""
+        pool = _empty_pool(len(frames.address))
+        valid = frames.status == ID_VALID
+        pool.mapping[valid], pool.address[valid] = self._of_build(frames.build_id[valid], frames.address[valid])
+        bare = self.user(images, owner[~valid], frames.address[~valid])
+        pool.mapping[~valid], pool.address[~valid] = bare.mapping, bare.address
+        return pool
+
+    def kernel(self, address: NDArray[np.uint64]) -> Pool:
+        """Kernel addresses."""
+        snapshot = self._kernel.snapshot()
+        target, within = snapshot.table.resolve(address)
+        if (target == NOWHERE).any() and (later := self._kernel.reread()):
+            snapshot = later
+            target, within = snapshot.table.resolve(address)
+        within[target == NOWHERE] = FrameMiss.UNMAPPED
+        mapping = self.numbering.of_targets(snapshot.table.targets, target)
+        self._rename(snapshot, target, within)
+        return Pool(mapping=mapping, address=within)
+
+    def _of_image(self, image: Image, address: NDArray[np.uint64]) -> Frames:
+        table = image.table or self._reread(image)
+        if table is None:
+            return np.zeros(len(address), np.uint32), np.full(len(address), FrameMiss.PROCESS_GONE, np.uint64)
+        target, within = table.resolve(address)
+        mapping = self.numbering.of_targets(table.targets, target)
+        missing = np.flatnonzero(target == NOWHERE)
+        if len(missing):
+            # Perhaps loaded since. If not, it is nowhere; if the process cannot be asked any more, nobody knows.
+            later = self._reread(image)
+            within[missing] = FrameMiss.PROCESS_GONE if later is None else FrameMiss.UNMAPPED
+            if later is not None and later is not table:
+                target, found = later.resolve(address[missing])
+                mapping[missing] = self.numbering.of_targets(later.targets, target)
+                within[missing] = np.where(target == NOWHERE, np.uint64(FrameMiss.UNMAPPED), found)
+        return mapping, within
+
+    def _reread(self, image: Image) -> AddressTable | None:
+        if image.id not in self._read:
+            self._read[image.id] = self._images.read_maps(image)
+        return self._read[image.id]
+
+    def _of_build(self, build_id: NDArray[np.uint8], address: NDArray[np.uint64]) -> Frames:
+        """As bytes of fixed length, IDs sort and compare whole; reading one back leaves out the zeroes at its end."""
+        ids, which = np.unique(np.ascontiguousarray(build_id).view(f"S{ID_BYTES}").ravel(), return_inverse=True)
+        indices = np.zeros(len(ids), np.uint32)
+        for number, found in enumerate(ids.tolist()):
+            if found:
+                indices[number] = self.numbering.of(
+                    self._images.builds.resolved_by_kernel(found.ljust(ID_BYTES, b"\0"))
+                )
+        which_mapping = indices[which]
+        return which_mapping, np.where(which_mapping == 0, np.uint64(FrameMiss.UNREADABLE_FILE), address)
+
+    def _rename(self, snapshot: KernelSnapshot, target: NDArray[np.int32], within: NDArray[np.uint64]) -> None:
+        """Turns indices in the snapshot's names into the window's."""
+        for number, mapping in enumerate(snapshot.table.targets):
+            if mapping.kind is MappingKind.BPF:
+                here = target == number
+                names, which = np.unique(within[here], return_inverse=True)
+                ours = [self.numbering.of_name(snapshot.named[name]) for name in names.tolist()]
+                within[here] = np.array(ours, np.uint64)[which]
+
+
+def _empty_pool(frames: int) -> Pool:
+    return Pool(mapping=np.zeros(frames, np.uint32), address=np.zeros(frames, np.uint64))
