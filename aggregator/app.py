@@ -20,12 +20,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import uvicorn
+from nats.js import JetStreamContext
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 
+from aggregator import bus
 from aggregator.api.context import Context
 from aggregator.api.routes import create_app
 from aggregator.config import DAY_S, Address, AggregatorConfig, redacted
+from aggregator.ingest import Ingest
 from aggregator.query import QueryService
 from aggregator.storage import Store
 from aggregator.storage.types import StorageOptions
@@ -68,15 +71,44 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
         stack.push_async_callback(asyncio.to_thread, store.close)
         queries = QueryService(store, _nameless, config.limits)
         stack.push_async_callback(asyncio.to_thread, queries.close)
+        client = await stack.enter_async_context(bus.connected(config.nats))
+        jetstream = client.jetstream()
+
+        async def subscribe() -> JetStreamContext.PullSubscription:
+            await bus.ensure_streams(jetstream)
+            return await bus.batches(jetstream)
+
+        ingest = Ingest(subscribe, jetstream, store)
+        tasks = await stack.enter_async_context(_tasks())
+        tasks.create_task(ingest.run(), name="ingest")
+        stack.callback(ingest.stop)
+
+        def troubles() -> dict[str, str]:
+            found = {"ingest": ingest.trouble, "bus": "" if client.is_connected else "not connected"}
+            return {part: trouble for part, trouble in found.items() if trouble}
+
         yield Context(
             config=config,
             store=store,
             queries=queries,
             symbols=None,
             clock=time.time_ns,
-            troubles=dict,
+            troubles=troubles,
             version=importlib.metadata.version("fleetflame"),
         )
+
+
+@contextlib.asynccontextmanager
+async def _tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group whose first error that is the operator's comes out as itself."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        for error in group.exceptions:
+            if isinstance(error, FleetflameError):
+                raise error from None
+        raise
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 Imports nothing of the aggregator's: a node pays for what it uses, 64 MB in all.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,18 @@ from agent.config import RANGES, AgentConfig, LogLevel, read_config
 from cli.options import LOG_FORMATS, F, option
 from cli.params import SIZE, format_size
 
-_DEFAULTS = AgentConfig.__dataclass_fields__
+_DEFAULTS = AgentConfig(node="this-machine")
 LABEL_FIELDS = ("pid_label", "container_sockets", "kubernetes_logs")
 """Options that are fields of LabelConfig."""
 
 
-def _number(name: str, help_text: str, **settings: Any) -> Any:
+def _number(name: str, help_text: str, **settings: Any) -> Callable[[F], F]:
     """An option for a number of AgentConfig; its default and range are written there.
 
     Click's default is None for every option of this verb: what was not given must not hide what the file says.
     """
     low, high = RANGES[name]
-    default = _DEFAULTS[name].default
+    default = getattr(_DEFAULTS, name)
     return option(
         f"--{name.replace('_', '-')}",
         **{
@@ -66,7 +67,7 @@ def _map_options(function: F) -> F:
     "--nats",
     envvar=["FLEETFLAME_AGENT_NATS", "FLEETFLAME_NATS"],
     metavar="URL",
-    show_default=_DEFAULTS["nats"].default[0],
+    show_default=_DEFAULTS.nats[0],
     help="The bus; several URLs of one cluster separated by commas.",
 )
 @option(
@@ -91,7 +92,7 @@ def _map_options(function: F) -> F:
     "Memory for messages that the bus cannot take now.",
     type=SIZE,
     metavar="SIZE",
-    show_default=format_size(_DEFAULTS["queue_bytes"].default),
+    show_default=format_size(_DEFAULTS.queue_bytes),
 )
 @_map_options
 @_label_options
@@ -99,8 +100,8 @@ def _map_options(function: F) -> F:
 @option(
     "--log-level",
     envvar=["FLEETFLAME_AGENT_LOG_LEVEL", "FLEETFLAME_LOG_LEVEL"],
-    type=click.Choice([*LogLevel]),
-    show_default=str(_DEFAULTS["log_level"].default),
+    type=click.Choice([level.value for level in LogLevel]),
+    show_default=_DEFAULTS.log_level.value,
     help="Least important messages to show.",
 )
 @option(

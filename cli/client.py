@@ -10,7 +10,7 @@ import json
 import socket
 import ssl
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Self
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -45,6 +45,8 @@ class Client:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         self._connection: http.client.HTTPConnection | None = None
+        self.headers: Mapping[str, str] = {}
+        """Headers of the last answer, by lower-case name."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +72,7 @@ class Client:
         """The answer in pieces, uncompressed. Raises FleetflameError."""
         with self._translated():
             response = self._send("GET", path, params)
+            self.headers = {name.lower(): value for name, value in response.getheaders()}
             inflate = zlib.decompressobj(wbits=31) if response.headers.get("Content-Encoding") == "gzip" else None
             while chunk := response.read(CHUNK_BYTES):
                 yield inflate.decompress(chunk) if inflate else chunk

@@ -87,7 +87,7 @@ def write_chunks(chunks: Iterable[bytes], target: str, *, binary: bool = False) 
         return _write_file(chunks, Path(target))
     if binary and is_terminal():
         raise UsageError("this format is binary and the output is a terminal", hint="add `-o FILE`")
-    stream = click.get_binary_stream("stdout")
+    stream = sys.stdout.buffer
     written = 0
     for chunk in _harmless(chunks) if is_terminal() else chunks:
         written += stream.write(chunk)

@@ -63,6 +63,7 @@ def command(client: "Client", selector: str, output: str, format_name: str | Non
     chosen = choose_format(format_name, output)
     params = [("query", selector), *view_params(values), ("format", chosen)]
     write_chunks(client.stream("/api/v1/profile", params), output, binary=chosen in BINARY)
+    note_if_empty(client, selector)
 
 
 def view_params(values: dict[str, Any]) -> "Params":
@@ -73,3 +74,11 @@ def view_params(values: dict[str, Any]) -> "Params":
         *(("by", label) for label in values["by"]),
         *((("kernel", "false"),) if not values["kernel"] else ()),
     ]
+
+
+def note_if_empty(client: "Client", selector: str) -> None:
+    """Says on standard error that nothing matched, which an empty file does not."""
+    from cli.output import note
+
+    if client.headers.get("fleetflame-samples", "").startswith("total=0,"):
+        note(f"no samples match `{selector}` in this time range (`fleetflame labels` shows what there is)")

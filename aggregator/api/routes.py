@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from aggregator.api import health, openapi, profiles
+from aggregator.api import health, openapi, page, profiles
 from aggregator.api.answers import ApiError, error_answer, json_answer
 from aggregator.api.context import Context
 from aggregator.api.endpoint import Asked, Endpoint, read_params
@@ -53,7 +53,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 
 def create_app(context: Context) -> Starlette:
     """The application that answers every endpoint, and the page."""
-    routes = [_route(endpoint, context) for endpoint in ENDPOINTS]
+    routes = [*(_route(endpoint, context) for endpoint in ENDPOINTS), *_page_routes()]
     hosts = hosts_to_serve(loopback=context.config.http.is_loopback, allowed=context.config.allowed_hosts)
     return Starlette(
         routes=routes,
@@ -72,6 +72,18 @@ def _route(endpoint: Endpoint, context: Context) -> Route:
             return error_answer(error)
 
     return Route(endpoint.path, answer, methods=[endpoint.method], name=f"{endpoint.method} {endpoint.path}")
+
+
+def _page_routes() -> list[Route]:
+    assets = page.read_assets()
+
+    async def index(request: Request) -> Response:
+        return await page.asset_answer(request, assets, page.INDEX)
+
+    async def static(request: Request) -> Response:
+        return await page.asset_answer(request, assets, request.path_params["name"])
+
+    return [Route("/", index, name="page"), Route("/static/{name}", static, name="static")]
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
