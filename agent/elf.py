@@ -150,17 +150,21 @@ def iter_program_headers(read_at: ReadAt, header: Header) -> Iterator[ProgramHea
         yield ProgramHeader(kind, flags, offset, vaddr, size, memory, align)
 
 
-def iter_sections(read_at: ReadAt, header: Header, size: int) -> Iterator[Section]:
-    """The sections that lie within the file, MAX_SECTIONS at most.
+def count_sections(read_at: ReadAt, header: Header) -> int:
+    """Entries of the section table, MAX_SECTIONS at most, 0 without a table.
 
-    A count of 0 with a table there means that the count is in the first entry (gABI: 65,280 sections and more).
+    A count of 0 in the header means that it is in the first entry (gABI: 65,280 sections and more).
     """
-    entry, layout = header.section_entry, "<IIQQQQIIQQ" if header.wide else "<IIIIIIIIII"
-    first = read_at(header.section_offset, entry) if header.section_offset else b""
-    if len(first) < entry:
-        return
-    count = header.section_count or struct.unpack(layout, first)[5]
-    table = read_at(header.section_offset, min(count, MAX_SECTIONS) * entry)
+    first = read_at(header.section_offset, header.section_entry) if header.section_offset else b""
+    if len(first) < header.section_entry:
+        return 0
+    return min(header.section_count or int(struct.unpack(_section_layout(header), first)[5]), MAX_SECTIONS)
+
+
+def iter_sections(read_at: ReadAt, header: Header, size: int) -> Iterator[Section]:
+    """The sections that have bytes within the file, MAX_SECTIONS at most."""
+    entry, layout = header.section_entry, _section_layout(header)
+    table = read_at(header.section_offset, count_sections(read_at, header) * entry)
     rows = range(0, len(table) - entry + 1, entry)
     names = b""
     if 0 < header.names_index < len(rows):
@@ -185,6 +189,10 @@ def _read_build_id(read_at: ReadAt, headers: tuple[ProgramHeader, ...]) -> tuple
             return found, True
         go = go or found
     return go, False
+
+
+def _section_layout(header: Header) -> str:
+    return "<IIQQQQIIQQ" if header.wide else "<IIIIIIIIII"
 
 
 def _name(names: bytes, at: int) -> bytes:
