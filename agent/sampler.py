@@ -37,7 +37,7 @@ class Sampler:
         self._links = [kernelmaps.open_raw_tracepoint(name, fd) for name, fd in self._loaded.tracepoints.items()]
         self._clocks: CpuClocks | None = CpuClocks(self._loaded.sampler, frequency=frequency)
         self._clocks.refresh()
-        self._start_ns = time.time_ns()
+        self._start = time.monotonic_ns()
         self.degraded: dict[str, int] = {}
         """Of the last window: counters that cost a stack or labels, not a sample; by name."""
 
@@ -65,10 +65,12 @@ class Sampler:
         drained = self._sets[self._active]
         self._active ^= 1
         kernelmaps.put(self._loaded.maps["active_set"], bytes(4), self._active.to_bytes(4, "little"))
-        end_ns = time.time_ns()
+        # The width is the monotonic clock's: the wall clock may have been set back since the window began.
+        end_ns, end = time.time_ns(), time.monotonic_ns()
+        start_ns = end_ns - (end - self._start)
+        self._start = end
         time.sleep(_GRACE_S)
-        window, self.degraded = drained.take(start_ns=self._start_ns, end_ns=end_ns, period_ns=self._period_ns)
-        self._start_ns = end_ns
+        window, self.degraded = drained.take(start_ns=start_ns, end_ns=end_ns, period_ns=self._period_ns)
         return window
 
     def stop(self) -> None:

@@ -1,0 +1,215 @@
+"""One running agent: what is started, in which order, and how it stops. The only file of the agent that starts tasks.
+
+    threads   events: process events -> images        windows: drain -> normalize -> hand over
+    loop      batch -> publish; requests of the aggregator; heartbeat; monitor
+
+    start     bus (in the background: samples wait for it), kernel programs, threads, tasks
+    stop      sample no more, hand over the last window, flush to the bus (FLUSH_S at most), close
+
+A part that fails ends the process with an error: whatever runs it starts it again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from agent import metrics
+from agent.batch import Batcher, BatchLimits
+from agent.builds import Builds
+from agent.bus import Bus, BusConfig
+from agent.config import AgentConfig
+from agent.facts import ProcessFacts
+from agent.handover import Handover
+from agent.kernel import Kernel
+from agent.labels import Labeller
+from agent.loader import LoadOptions
+from agent.monitor import Monitor
+from agent.normalize import NormalizedWindow, Normalizer
+from agent.processes import ImageTable
+from agent.publish import Publisher
+from agent.sampler import Sampler
+from fleetflame.model import Labels
+from fleetflame.subjects import MAX_MESSAGE_BYTES
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 10.0
+"""How long a stopping agent tries to get rid of what it has. What is left then is logged with its count."""
+EVENT_WAIT_S = 0.2
+"""How often images that have settled are looked at when nothing happens."""
+NAMES_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class Parts:
+    """What threads and tasks work on."""
+
+    config: AgentConfig
+    sampler: Sampler
+    images: ImageTable
+    labeller: Labeller
+    normalizer: Normalizer
+    batcher: Batcher
+    bus: Bus
+    publisher: Publisher
+    handover: Handover
+    stopping: threading.Event
+    drained: asyncio.Event
+
+
+def run(config: AgentConfig) -> int:
+    """Runs one agent until SIGTERM or SIGINT; returns 0 then. Raises FleetflameError."""
+    asyncio.run(_run(config))
+    return 0
+
+
+async def _run(config: AgentConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with _parts(config) as parts:
+        log.info(
+            "sampling",
+            extra={"node": config.node, "frequency": config.frequency, "nats": parts.bus.config.shown},
+        )
+        await _work(parts, stop)
+
+
+@contextlib.asynccontextmanager
+async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
+    bus = Bus(BusConfig(servers=config.nats, node=config.node))
+    async with contextlib.AsyncExitStack() as stack:
+        # A node that boots before its bus samples all the same; an answer that refuses us is fatal at once.
+        await bus.start(wait=True)
+        stack.push_async_callback(bus.close)
+        sampler = await asyncio.to_thread(_load, config)
+        stack.push_async_callback(asyncio.to_thread, sampler.close)
+        builds = Builds()
+        images = ImageTable(builds, on_ready=sampler.mark_ready)
+        labeller = Labeller(config.labels)
+        batcher = Batcher(node=config.node, epoch=os.urandom(16), limits=BatchLimits(message_bytes=MAX_MESSAGE_BYTES))
+        parts = Parts(
+            config=config,
+            sampler=sampler,
+            images=images,
+            labeller=labeller,
+            normalizer=Normalizer(images, Kernel(), _labels_of(labeller)),
+            batcher=batcher,
+            bus=bus,
+            publisher=Publisher(bus, queue_bytes=config.queue_bytes, on_drop=batcher.note_dropped),
+            handover=Handover(asyncio.get_running_loop()),
+            stopping=threading.Event(),
+            drained=asyncio.Event(),
+        )
+        if config.metrics_listen:
+            trouble = "no connection to NATS"
+            stack.enter_context(Monitor(config.metrics_listen, lambda: "" if bus.connected else trouble))
+        yield parts
+
+
+def _load(config: AgentConfig) -> Sampler:
+    options = LoadOptions(
+        counts_entries=config.counts_entries,
+        stack_entries=config.stack_entries,
+        id_stack_entries=config.id_stack_entries,
+        process_entries=config.process_entries,
+        per_thread=config.thread_label,
+    )
+    return Sampler(options, frequency=config.frequency)
+
+
+def _labels_of(labeller: Labeller) -> Callable[[ProcessFacts, str], Labels | None]:
+    return lambda facts, thread: labeller.labels(facts, thread=thread)
+
+
+async def _work(parts: Parts, stop: asyncio.Event) -> None:
+    """Until `stop`, or until a part fails: then its exception."""
+    threads = [
+        asyncio.create_task(asyncio.to_thread(_follow_events, parts), name="events"),
+        asyncio.create_task(asyncio.to_thread(_take_windows, parts, asyncio.get_running_loop()), name="windows"),
+    ]
+    tasks = [
+        asyncio.create_task(_batch(parts), name="batch"),
+        asyncio.create_task(parts.publisher.run(), name="publish"),
+        asyncio.create_task(_refresh_names(parts), name="names"),
+    ]
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        done, _ = await asyncio.wait({stopped, *threads, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped in done:
+            log.info("stopping")
+            parts.stopping.set()
+            await asyncio.gather(*threads)
+            await parts.drained.wait()
+            await parts.handover.join()
+            await parts.publisher.flush(FLUSH_S)
+        for task in done - {stopped}:
+            task.result()
+    finally:
+        parts.stopping.set()
+        for task in (stopped, *tasks):
+            task.cancel()
+        await asyncio.gather(stopped, *threads, *tasks, return_exceptions=True)
+
+
+def _follow_events(parts: Parts) -> None:
+    while not parts.stopping.is_set():
+        for event in parts.sampler.events(EVENT_WAIT_S):
+            parts.images.apply(event)
+        parts.images.read_due()
+
+
+def _take_windows(parts: Parts, loop: asyncio.AbstractEventLoop) -> None:
+    while not parts.stopping.wait(_until_next(parts.config.window, time.time())):
+        parts.handover.offer(_window(parts))
+    parts.sampler.stop()
+    parts.handover.offer(_window(parts))
+    loop.call_soon_threadsafe(parts.drained.set)
+
+
+def _until_next(width_s: int, now: float) -> float:
+    """Seconds to the next multiple of the width: all nodes' windows begin at the same moments."""
+    return width_s - now % width_s
+
+
+def _window(parts: Parts) -> NormalizedWindow:
+    start = time.monotonic()
+    window = parts.sampler.take()
+    drained = time.monotonic()
+    normalized = parts.normalizer.normalize(window)
+    metrics.DRAIN_SECONDS.observe(drained - start)
+    metrics.NORMALIZE_SECONDS.observe(time.monotonic() - drained)
+    metrics.WINDOWS.inc()
+    metrics.SAMPLES_TAKEN.inc(window.taken)
+    for reason, count in normalized.lost.items():
+        metrics.SAMPLES_LOST.labels(reason).inc(count)
+    for reason, count in normalized.degraded.items():
+        metrics.SAMPLES_DEGRADED.labels(reason).inc(count)
+    for reason, count in parts.sampler.degraded.items():
+        if count:
+            metrics.KERNEL_SHORTAGES.labels(reason).inc(count)
+    return normalized
+
+
+async def _batch(parts: Parts) -> None:
+    while True:
+        window = await parts.handover.take()
+        with metrics.ENCODE_SECONDS.time():
+            messages = parts.batcher.messages(window)
+        metrics.DICTIONARY_STACKS.set(parts.batcher.known_stacks)
+        for message in messages:
+            parts.publisher.put(message)
+
+
+async def _refresh_names(parts: Parts) -> None:
+    """Container names come from an engine's socket, which may take its time: not in the sampling threads."""
+    while True:
+        await asyncio.sleep(NAMES_EVERY_S)
+        await asyncio.to_thread(parts.labeller.refresh)
