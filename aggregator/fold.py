@@ -60,6 +60,16 @@ class Folded:
         total, cut, bare = (int(self.count[nodes].sum()) for nodes in (slice(None), truncated, unnamed))
         return Completeness(whole=total - cut - bare, truncated=cut, unsymbolized=bare)
 
+    def with_used_names(self) -> "Folded":
+        """The same without names that no node has."""
+        used = np.zeros(len(self.names), bool)
+        used[self.trie.item] = True
+        if used.all():
+            return self
+        number = np.cumsum(used) - 1
+        names = tuple(self.names[index] for index in np.flatnonzero(used).tolist())
+        return replace(self, names=names, trie=replace(self.trie, item=number[self.trie.item]))
+
     def total_counts(self) -> U64:
         """Samples of each node and all below it."""
         return totals(self.trie, self.count)
@@ -109,7 +119,7 @@ def fold_rows(rows: NamedRows, origin: Origin, *, timed: bool) -> Folded:
         value=_sum_at(end, value if timed else count, len(trie)),
         timed=timed,
     )
-    return _with_used_names(folded)
+    return folded.with_used_names()
 
 
 def fold(profile: Profile) -> Folded:
@@ -178,17 +188,6 @@ def _ranked(rows: NamedRows) -> tuple[tuple[str, ...], I64]:
     names = sorted({"", *rows.names})
     number = {name: index for index, name in enumerate(names)}
     return tuple(names), np.array([number[name] for name in rows.names], np.int64)
-
-
-def _with_used_names(folded: Folded) -> Folded:
-    """`folded` without names that no node has."""
-    used = np.zeros(len(folded.names), bool)
-    used[folded.trie.item] = True
-    if used.all():
-        return folded
-    number = np.cumsum(used) - 1
-    names = tuple(folded.names[index] for index in np.flatnonzero(used).tolist())
-    return replace(folded, names=names, trie=replace(folded.trie, item=number[folded.trie.item]))
 
 
 def _sum_at(index: I64, amount: U64, size: int) -> U64:
