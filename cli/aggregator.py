@@ -30,9 +30,9 @@ def command(log_level: str, log_format: str, **values: Any) -> int:
     config = config_of(values)
     set_up(process="aggregator", level=log_level, format_name=log_format, colour=colour_wanted())
 
-    from aggregator import app
+    from aggregator.app import run
 
-    return app.run(config)
+    return run(config)
 
 
 def config_of(values: dict[str, Any]) -> AggregatorConfig:

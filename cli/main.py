@@ -5,6 +5,7 @@ process never holds the aggregator's libraries, and `--help` answers at once.
 """
 
 import contextlib
+import difflib
 import importlib
 import os
 import sys
@@ -15,22 +16,23 @@ import click
 from fleetflame.errors import FleetflameError
 
 VERBS = {
-    "up": "up",
-    "agent": "agent",
-    "aggregator": "aggregator",
-    "query": "query",
-    "diff": "diff",
-    "top": "top",
-    "nodes": "nodes",
-    "labels": "labels",
-    "builds": "builds",
-    "symbols": "symbols",
-    "status": "status",
-    "doctor": "doctor",
-    "import": "importing",
-    "completion": "completion",
+    "up": "Profile this machine: start a bus, an aggregator and an agent.",
+    "agent": "Run one node's agent.",
+    "aggregator": "Run one aggregator.",
+    "query": "Show a profile.",
+    "diff": "Show what changed between two selections, times or builds.",
+    "top": "List the functions with the most samples.",
+    "nodes": "List the nodes that samples came from.",
+    "labels": "List label names, or the values of one.",
+    "builds": "List builds of executables, libraries, kernels and modules.",
+    "symbols": "List, upload and look for symbols of builds.",
+    "status": "Show the ledger: what became of every sample.",
+    "doctor": "Check what profiling needs on this machine.",
+    "import": "Store a profile that another tool took.",
+    "completion": "Print what a shell needs to complete commands.",
 }
-"""Verb -> module of this package that holds it as `command`. `import` cannot name a module."""
+"""Verb -> what it does. Each is the `command` of the module of its name, but `import`, which cannot name a module. The
+lines stand here because importing every verb for them would take `--help` a quarter of a second."""
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -47,9 +49,14 @@ class Verbs(click.Group):
         """The verb's command, None if there is no such verb."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"cli.{VERBS[cmd_name]}").command
+        command = importlib.import_module(f"cli.{'importing' if cmd_name == 'import' else cmd_name}").command
         assert isinstance(command, click.Command), "each verb's module defines `command`"
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The table of verbs, without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "FLEETFLAME", "max_content_width": 100}
@@ -82,7 +89,7 @@ def run(arguments: Sequence[str]) -> int:
     except FleetflameError as error:
         return _fail(error.message, hint=error.hint, code=error.exit_code)
     except click.NoSuchCommand as error:
-        return _fail(f"no such command: `{error.command_name}`", hint=_closest(error.possibilities), code=2)
+        return _fail(f"no such command: `{error.command_name}`", hint=_closest(_near(error)), code=2)
     except click.NoSuchOption as error:
         return _fail(f"no such option: `{error.option_name}`", hint=_closest(error.possibilities), code=2)
     except click.ClickException as error:
@@ -104,6 +111,13 @@ def _fail(message: str, *, hint: str, code: int) -> int:
         lines = [*lines, f"({hint})"] if rest else [f"{lines[0]} ({hint})"]
     click.echo("\n".join(lines), err=True)
     return code
+
+
+def _near(error: click.NoSuchCommand) -> list[str]:
+    known = (
+        error.ctx.command.list_commands(error.ctx) if error.ctx and isinstance(error.ctx.command, click.Group) else []
+    )
+    return difflib.get_close_matches(error.command_name, known, n=1)
 
 
 def _closest(names: Sequence[str] | None) -> str:

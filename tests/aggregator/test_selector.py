@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from fleetflame.errors import UsageError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.selector import MAX_MATCHERS, MAX_SELECTOR_CHARS, Matcher, MatchOp, Selector, parse_selector, quote
+from fleetflame.errors import UsageError
 
 CHECKOUT = Matcher("service", MatchOp.EQ, "checkout")
 WEB = Matcher("node", MatchOp.RE, "web-.*")

@@ -4,11 +4,11 @@ import contextlib
 import re
 
 import pytest
-from fleetflame.errors import UsageError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.times import MAX_NS, TimeRange, format_duration, format_time, parse_duration, parse_range, parse_time
+from fleetflame.errors import UsageError
 
 S = 10**9
 NOW = 1_769_851_800 * S  # 2026-01-31T09:30:00Z

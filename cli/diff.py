@@ -1,0 +1,77 @@
+"""`fleetflame diff`: what changed between two selections, two times or two builds."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import option, time_options, with_client
+from cli.query import BINARY, choose_format, note_if_empty, view_params
+from fleetflame.errors import UsageError
+
+if TYPE_CHECKING:
+    from cli.client import Client, Params
+
+FORMATS = ("table", "folded", "svg", "html")
+
+
+@click.command()
+@click.argument("before")
+@click.argument("after", default="")
+@time_options
+@option("--baseline-from", default="", metavar="T", help="Start of the time range of what to compare with.")
+@option("--baseline-until", default="", metavar="T", help="End of the time range of what to compare with.")
+@option(
+    "--build",
+    "builds",
+    envvar="FLEETFLAME_DIFF_BUILD",
+    multiple=True,
+    metavar="BUILD_ID",
+    help="Compare two builds of what BEFORE selects: give it twice, the older one first.",
+)
+@option("--by", multiple=True, metavar="LABEL", help="Keep the values of this label apart, as root frames; repeatable.")
+@option("--kernel/--no-kernel", default=True, help="Whether to show kernel frames.")
+@option("--normalize/--no-normalize", default=True, help="Whether to compare shares instead of samples.")
+@option(
+    "--format",
+    "format_name",
+    envvar="FLEETFLAME_DIFF_FORMAT",
+    type=click.Choice(FORMATS),
+    default=None,
+    help="Default: by the file's name; else table on a terminal and folded in a pipe.",
+)
+@option("-o", "--output", default="", metavar="FILE", help="Write to FILE instead of standard output.")
+@with_client
+def command(*, client: "Client", before: str, after: str, output: str, format_name: str | None, **values: Any) -> None:
+    """Show what AFTER does more (red) and less (blue) than BEFORE: two selectors, two times, or two builds.
+
+    With one selector, --baseline-from and --baseline-until or two --build say what to compare with what.
+
+    \b
+    Examples:
+      fleetflame diff 'service="checkout",node="web-1"' 'service="checkout",node="web-2"'
+      fleetflame diff 'service="checkout"' --from -1h --baseline-from now-25h --baseline-until now-24h -o diff.svg
+      fleetflame diff 'service="checkout"' --build 3f9c01ab --build 77ae12cd --from -7d
+    """
+    from cli.output import write_chunks
+
+    chosen = choose_format(format_name, output)
+    params = [*_sides(before, after, values), *view_params(values), ("format", chosen)]
+    if not values["normalize"]:
+        params.append(("normalize", "false"))
+    write_chunks(client.stream("/api/v1/diff", params), output, binary=chosen in BINARY)
+    note_if_empty(client, after or before)
+
+
+def _sides(before: str, after: str, values: dict[str, Any]) -> "Params":
+    """Parameters for the two sides. Raises UsageError unless they differ in exactly one of the three ways."""
+    times = [(name, values[name]) for name in ("baseline_from", "baseline_until") if values[name]]
+    builds = values["builds"]
+    if builds and len(builds) != 2:
+        raise UsageError(f"--build is given {len(builds)} times", hint="give it twice, the older build first")
+    if not after and not times and not builds:
+        raise UsageError(
+            "there is nothing to compare with",
+            hint="give a second selector, or --baseline-from and --baseline-until, or --build twice",
+        )
+    sides = [("baseline", before), ("query", after or before), *times]
+    return [*sides, ("baseline_build", builds[0]), ("build", builds[1])] if builds else sides

@@ -1,0 +1,116 @@
+"""`fleetflame symbols`: debug files that the aggregator has, lacks and is given."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import json_option, option, with_client
+from fleetflame.errors import FleetflameError
+
+if TYPE_CHECKING:
+    from cli.client import Client
+
+
+@click.group()
+def command() -> None:
+    """List, upload and look for symbols of builds."""
+
+
+@command.command("list")
+@json_option
+@with_client
+def list_(*, client: "Client", as_json: bool) -> None:
+    """List the builds that have symbols, and where these came from.
+
+    \b
+    Examples:
+      fleetflame symbols list
+      fleetflame symbols list --json
+    """
+    _show(client, as_json=as_json, missing=False)
+
+
+@command.command()
+@json_option
+@with_client
+def missing(*, client: "Client", as_json: bool) -> None:
+    """List the builds that were sampled and have no symbols, and why.
+
+    \b
+    Examples:
+      fleetflame symbols missing
+    """
+    _show(client, as_json=as_json, missing=True)
+
+
+@command.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@option(
+    "--build",
+    "build_id",
+    envvar="FLEETFLAME_SYMBOLS_UPLOAD_BUILD",
+    default="",
+    metavar="BUILD_ID",
+    help="Refuse a file of another build than this.",
+)
+@with_client
+def upload(*, client: "Client", paths: tuple[Path, ...], build_id: str) -> int:
+    """Give the aggregator ELF files with symbols: executables, libraries, or separate debug files.
+
+    A file's build ID is read from the file. Profiles that were taken before get the names as well.
+
+    \b
+    Examples:
+      fleetflame symbols upload ./build/checkout
+      fleetflame symbols upload /usr/lib/debug/.build-id/3f/*.debug
+    """
+    import click as terminal
+
+    failures = 0
+    for path in paths:
+        try:
+            answer = _upload(client, path, build_id)
+        except FleetflameError as error:
+            if len(paths) == 1:
+                raise
+            failures += 1
+            terminal.echo(f"fleetflame: `{path}`: {error.message}", err=True)
+            continue
+        terminal.echo(f"{answer['build_id']}\t{answer['status']}\t{path}")
+    return 1 if failures else 0
+
+
+def _upload(client: "Client", path: Path, build_id: str) -> dict[str, Any]:
+    from cli.progress import tracked
+
+    params = [("path", str(path.absolute())), *((("build", build_id),) if build_id else ())]
+    try:
+        with path.open("rb") as source:
+            size = path.stat().st_size
+            with tracked(source, size, doing=f"uploading {path.name}") as chunks:
+                answer: dict[str, Any] = client.send("/api/v1/symbols", params, chunks, size=size)
+    except OSError as error:
+        raise FleetflameError(f"failed to read `{path}`: {(error.strerror or str(error)).lower()}") from None
+    return answer
+
+
+def _show(client: "Client", *, as_json: bool, missing: bool) -> None:
+    from cli.output import Column, print_json, print_table
+    from cli.params import human_size
+
+    answer = client.get_json("/api/v1/symbols", [("missing", "true")] if missing else ())
+    if as_json:
+        print_json(answer)
+        return
+    if missing:
+        columns = [Column("build ID"), Column("reason"), Column("path")]
+        rows = [[row["build_id"], row["reason"], row["path"]] for row in answer["missing"]]
+        print_table(columns, rows, empty="every sampled build has symbols")
+        return
+    columns = [Column("build ID"), Column("quality"), Column("source"), Column("size", number=True), Column("path")]
+    rows = [
+        [row["build_id"], row["quality"], row["source"], human_size(row["bytes"]), row["path"]]
+        for row in answer["symbols"]
+    ]
+    print_table(columns, rows, empty="no symbols yet")
