@@ -1,18 +1,17 @@
 """From the bytes of one file to its table. Runs in the worker process: this is where parsers meet hostile bytes."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from symbolic import _lowlevel
 from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
 
 from aggregator.symbols import elf as elf_file
-from aggregator.symbols.combine import dwarf_table, plain_table
-from aggregator.symbols.demangle import Demangler
+from aggregator.symbols.combine import Demangle, dwarf_table, plain_table
 from aggregator.symbols.elf import Elf
 from aggregator.symbols.faults import Fault, SymbolFileError
-from aggregator.symbols.plain import Candidates, read_candidates, read_plt
+from aggregator.symbols.plain import Candidates, find_symbol, read_candidates, read_plt
 from aggregator.symbols.ranges import choose
 from aggregator.symbols.symcache import NONE, Symcache, UnknownSymcacheError, read_symcache
 from aggregator.symbols.table import Rank, SymbolTable
@@ -25,33 +24,30 @@ class Built:
 
     table: SymbolTable
     build_id: BuildId
-    own_note: bool
     note: str = ""
 
 
-def build_table(data: memoryview, *, limit: int, demangle: bool = True) -> Built:
+def build_table(data: memoryview, *, limit: int, demangle: Demangle) -> Built:
     """The best table that the ELF file `data` allows. Raises SymbolFileError.
 
-    `limit` bounds what compressed sections may inflate to, in bytes. Without `demangle` names stay mangled, which is
-    what is left to do for a file whose names break the demangler.
+    `limit` bounds what compressed sections may inflate to, in bytes; `demangle` turns each name into one for people.
     """
     elf = elf_file.parse_elf_bytes(data)
     elf_file.check_sizes(elf, limit=limit)
     tables, full = _symbol_tables(elf, limit=limit)
     named = choose(tables)
-    names = Demangler() if demangle else str
     segments = elf_file.executable_segments(elf)
     cache, note = _symcache(data) if has_dwarf(elf) else (None, "")
     if cache is not None and ((cache.line > 0) | (cache.parent != NONE)).any():
-        table = dwarf_table(cache, named, base=elf_file.load_address(elf), demangle=names, segments=segments)
+        table = dwarf_table(cache, named, base=elf_file.load_address(elf), demangle=demangle, segments=segments)
     elif len(named.start):
         rank = Rank.SYMTAB if full else Rank.DYNSYM
-        table = plain_table(named, demangle=names, rank=rank, segments=segments)
+        table = plain_table(named, demangle=demangle, rank=rank, segments=segments)
     else:
         raise SymbolFileError(Fault.NO_SYMBOLS, "no symbol table and no debug information names any code")
+    table = replace(table, text_start=find_symbol(elf, "_stext", limit=limit))
     found = elf_file.build_id(elf)
-    identity = found or elf_file.file_identity(elf)
-    return Built(table=table, build_id=identity, own_note=found is not None, note=note)
+    return Built(table=table, build_id=found or elf_file.file_identity(elf), note=note)
 
 
 def has_dwarf(elf: Elf) -> bool:
@@ -96,6 +92,9 @@ def _symcache(data: memoryview) -> tuple[Symcache | None, str]:
         made.dump_into(out)  # type: ignore[no-untyped-call]
         return read_symcache(out.getvalue()), ""
     except (SymbolicError, StopIteration) as error:
+        # The library's error and its traceback refer to each other: left to the collector, the buffer's view would be
+        # cleared before the archive that reads through it.
+        error.__traceback__ = None
         return None, f"no debug information: {error}"
     except UnknownSymcacheError as error:
         return None, f"symcache not understood: {error}"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.symbols.plain import Named
+from aggregator.symbols.ranges import distinct
 from aggregator.symbols.symcache import NONE, Symcache
 from aggregator.symbols.table import NOWHERE, Rank, SymbolTable, narrow, pack_strings
 from fleetflame.model import Segment
@@ -130,7 +131,8 @@ def _rename_outermost(columns: _Columns, location: U32, name: U32) -> tuple[_Col
     copied: NDArray[np.uint64] = np.zeros(0, np.uint64)
     number: U32 = np.zeros(0, np.uint32)
     for level in reversed(levels):
-        fresh = np.setdiff1d(level, copied)
+        fresh = _union(level)
+        fresh = fresh[~_among(fresh, copied)]
         first = len(columns.function)
         node, wanted = (fresh >> np.uint64(32)).astype(np.uint32), fresh.astype(np.uint32)
         above = columns.parent[node]
@@ -160,7 +162,7 @@ def _outermost(parent: U32, location: U32) -> U32:
 
 def _append_bare(columns: _Columns, names: U32) -> tuple[_Columns, U32]:
     """A location without file and line for each distinct name; which one each name got."""
-    unique, index = np.unique(names, return_inverse=True)
+    unique, index = distinct(names)
     none = np.zeros(len(unique), np.uint32)
     first = len(columns.function)
     grown = columns.with_rows(unique, none, none, np.full(len(unique), NOWHERE, np.uint32))
@@ -225,6 +227,14 @@ def _union(*columns: NDArray[np.uint64]) -> NDArray[np.uint64]:
     fresh = np.ones(len(values), np.bool_)
     fresh[1:] = values[1:] != values[:-1]
     return values[fresh]
+
+
+def _among(values: NDArray[np.uint64], ascending: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(values), np.bool_)
+    at = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    found: NDArray[np.bool_] = ascending[at] == values
+    return found
 
 
 def _in_any(named: Named, at: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -42,6 +42,7 @@ MAX_SECTIONS = 65_535
 MAX_SEGMENTS = 4_096
 MAX_NOTES = 1 << 20
 MAX_NAMES = 16 << 20
+MAX_DEBUG_LINK = 4_096
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
@@ -165,6 +166,20 @@ def file_identity(elf: Elf) -> BuildId:
     return buildid.from_file_ends(elf.read(0, buildid.HASHED_BYTES), elf.read(tail, buildid.HASHED_BYTES), elf.size)
 
 
+def debug_link(elf: Elf) -> tuple[str, int] | None:
+    """Name and CRC-32 of the separate debug file, from `.gnu_debuglink`: the name, NUL, padding to 4, the CRC.
+
+    The name is one path component, else there is none: it came out of a file that nobody vouches for.
+    """
+    section = elf.section(".gnu_debuglink")
+    data = elf.raw(section) if section is not None and section.size <= MAX_DEBUG_LINK else b""
+    name, nul, _ = data.partition(b"\0")
+    crc_at = (len(name) + 4) & ~3
+    if not name or not nul or len(data) < crc_at + 4 or b"/" in name or name in (b".", b".."):
+        return None
+    return name.decode("utf-8", "surrogateescape"), int.from_bytes(data[crc_at : crc_at + 4], "little")
+
+
 def executable_segments(elf: Elf) -> tuple[Segment, ...]:
     """Executable PT_LOADs as a mapping has them; empty for a debug file, whose offsets mean nothing.
 
@@ -180,8 +195,11 @@ def executable_segments(elf: Elf) -> tuple[Segment, ...]:
 
 
 def load_address(elf: Elf) -> int:
-    """The lowest virtual address that is loaded; 0 for a file without segments."""
-    return min((h.vaddr for h in elf.headers if h.type == PT_LOAD), default=0)
+    """The virtual address of the first segment that is loaded; 0 for a file without segments.
+
+    The first, not the lowest: that is what symbolic counts from, and a kernel has its per-CPU data at address 0.
+    """
+    return next((h.vaddr for h in elf.headers if h.type == PT_LOAD), 0)
 
 
 def inflated_size(elf: Elf, section: Section) -> int:
@@ -216,6 +234,8 @@ def unxz(data: bytes, *, limit: int) -> bytes:
         out = inflater.decompress(data, limit + 1)
     except (lzma.LZMAError, EOFError) as error:
         raise SymbolFileError(Fault.COMPRESSION, f"`.gnu_debugdata` is no xz stream: {error}") from error
+    if not inflater.eof and len(out) <= limit:
+        raise SymbolFileError(Fault.COMPRESSION, "`.gnu_debugdata` is cut short")
     if len(out) > limit:
         raise SymbolFileError(Fault.INFLATES, f"`.gnu_debugdata` inflates to more than {limit:,} bytes")
     return out

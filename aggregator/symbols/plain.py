@@ -106,6 +106,18 @@ def read_candidates(elf: Elf, table: Section, *, limit: int) -> Candidates | Non
     )
 
 
+def find_symbol(elf: Elf, name: str, *, limit: int) -> int | None:
+    """The value of the symbol of exactly that name in `.symtab`, None if there is none."""
+    table = elf.section(".symtab")
+    if table is None or table.entsize != SYMBOL.itemsize or not 0 < table.link < len(elf.sections):
+        return None
+    strings = elf.sections[table.link]
+    at = (elf.content(strings, limit=limit) if strings.in_file else b"").find(b"\0" + name.encode() + b"\0") + 1
+    symbols = np.frombuffer(elf.content(table, limit=limit)[: table.size // 24 * 24], SYMBOL)
+    found = np.flatnonzero(symbols["name"] == at)
+    return int(symbols["value"][found[0]]) if at > 0 and len(found) else None
+
+
 def read_plt(elf: Elf, *, limit: int) -> Candidates | None:
     """A symbol for each procedure linkage slot (`puts@plt`), None if there are none.
 

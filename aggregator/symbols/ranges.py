@@ -1,5 +1,7 @@
 """From symbols that overlap and repeat to disjoint ranges: the rules of `plain`, as columns. Pure."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,9 +23,23 @@ def choose(tables: list[Candidates]) -> Named:
     end = _ends(start, size, all_symbols.bound[order])
     begin, stop, owner = disjoint(start, end)
     chosen = order[owner]
-    unique, name = np.unique(chosen, return_inverse=True)
+    unique, name = distinct(chosen)
     names = texts(all_symbols.text, all_symbols.at[unique], all_symbols.length[unique])
     return Named(begin, stop, name.astype(np.uint32), names)
+
+
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Each value once, ascending, and which of them each element is.
+
+    What `numpy.unique` does, but that imports a module when first called, which a confined worker cannot.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    fresh = np.ones(len(values), np.bool_)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    number = np.empty(len(values), np.int64)
+    number[order] = np.cumsum(fresh) - 1
+    return ordered[fresh], number
 
 
 def disjoint(

@@ -31,9 +31,11 @@ class Rank(IntEnum):
 
     DYNSYM = 1
     """Only what the file exports."""
-    SYMTAB = 2
-    """All functions: `.symtab`, or `.dynsym` with the mini debug information; kallsyms for a kernel."""
-    DWARF = 3
+    KALLSYMS = 2
+    """All functions of a kernel, as a node that runs it says."""
+    SYMTAB = 3
+    """All functions: `.symtab`, or `.dynsym` with the mini debug information."""
+    DWARF = 4
     """Functions, inlined frames and lines."""
 
 
@@ -68,6 +70,8 @@ class SymbolTable:
     segments: tuple[Segment, ...] = ()
     functions: int = 0
     """How many ranges have a name of their own, for people."""
+    text_start: int | None = None
+    """Address of `_stext`, which a kernel's addresses count from; None but in a kernel's ELF file."""
     texts: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
     """Strings that were decoded already: bounded by the table's own number of strings."""
 

@@ -80,9 +80,9 @@ def test_a_debug_file_has_no_segments_to_convert_offsets_with() -> None:
     assert executable_segments(parse_elf_bytes(bytes(writer))) == ()
 
 
-def test_load_address_is_the_lowest_segment() -> None:
+def test_load_address_is_the_first_segment() -> None:
     """It is what addresses of a symcache count from."""
-    segments = [Seg(vaddr=0x401000, filesz=1), Seg(vaddr=0x400000, filesz=1)]
+    segments = [Seg(vaddr=0x400000, filesz=1), Seg(vaddr=0, filesz=1)]
     assert load_address(parse_elf_bytes(bytes(ElfWriter(segments=segments).text()))) == 0x400000
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.symbols.build import build_table
+from aggregator.symbols.demangle import Demangler
 from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.ranges import disjoint
 from aggregator.symbols.table import Rank, SymbolTable, check, look_up
@@ -30,12 +31,13 @@ from tests.support.elf import (
     simple_elf,
 )
 
+DEMANGLE = Demangler()
 LIMIT = 1 << 26
 
 
 def table_of(symbols: list[Sym]) -> SymbolTable:
     """The table of a file with these symbols."""
-    table = build_table(memoryview(simple_elf(symbols)), limit=LIMIT).table
+    table = build_table(memoryview(simple_elf(symbols)), limit=LIMIT, demangle=DEMANGLE).table
     assert check(table) is None
     return table
 
@@ -126,9 +128,11 @@ def test_the_rank_says_which_tables_there_were() -> None:
     """`.dynsym` alone is the poorest; `.symtab` makes it whole."""
     exported = [Sym(name="api", value=0x1000, size=4)]
     both = [*exported, Sym(name="helper", value=0x1010, size=4, binding=LOCAL)]
-    poor = build_table(memoryview(bytes(ElfWriter().text().note().symbols(exported, dynamic=True))), limit=LIMIT).table
+    poor = build_table(
+        memoryview(bytes(ElfWriter().text().note().symbols(exported, dynamic=True))), limit=LIMIT, demangle=DEMANGLE
+    ).table
     rich = ElfWriter().text().note().symbols(exported, dynamic=True).symbols(both)
-    full = build_table(memoryview(bytes(rich)), limit=LIMIT).table
+    full = build_table(memoryview(bytes(rich)), limit=LIMIT, demangle=DEMANGLE).table
     assert (poor.rank, full.rank) == (Rank.DYNSYM, Rank.SYMTAB)
     assert name_at(poor, 0x1010) == ""
     assert name_at(full, 0x1010) == "helper"
@@ -139,7 +143,7 @@ def test_mini_debug_information_names_local_functions() -> None:
     inner = ElfWriter().text(bits=False).symbols([Sym(name="local_one", value=0x1080, size=16, binding=LOCAL)])
     writer = ElfWriter().text().note().symbols([Sym(name="exported", value=0x1000, size=16)], dynamic=True)
     writer.add(Sec(name=".gnu_debugdata", data=lzma.compress(bytes(inner))))
-    table = build_table(memoryview(bytes(writer)), limit=LIMIT).table
+    table = build_table(memoryview(bytes(writer)), limit=LIMIT, demangle=DEMANGLE).table
     assert (name_at(table, 0x1000), name_at(table, 0x1081), table.rank) == ("exported", "local_one", Rank.SYMTAB)
 
 
@@ -150,7 +154,7 @@ def test_nested_mini_debug_information_is_not_followed() -> None:
         writer = ElfWriter().text().note()
         data = bytes(writer.add(Sec(name=".gnu_debugdata", data=lzma.compress(data))))
     with pytest.raises(SymbolFileError) as caught:
-        build_table(memoryview(data), limit=LIMIT)
+        build_table(memoryview(data), limit=LIMIT, demangle=DEMANGLE)
     assert caught.value.fault is Fault.NO_SYMBOLS
 
 
@@ -163,14 +167,14 @@ def test_procedure_linkage_slots_are_named_after_what_they_call() -> None:
         writer.symbols([*imported, exported], dynamic=True)
         rela = b"".join(struct.pack("<QIIq", 0, 7, index, 0) for index in (1, 2))
         writer.add(Sec(name=".rela.plt", data=rela, type=SHT_RELA, entsize=24))
-        table = build_table(memoryview(bytes(writer)), limit=LIMIT).table
+        table = build_table(memoryview(bytes(writer)), limit=LIMIT, demangle=DEMANGLE).table
         assert [name_at(table, first + at) for at in (0, 15, 16, 32)] == ["puts@GLIBC_2.2.5@plt"] * 2 + ["exit@plt", ""]
 
 
 def test_names_need_not_be_utf8() -> None:
     """A byte that is no UTF-8 becomes the replacement character, and nothing fails."""
     data = simple_elf([Sym(name="caf\xe9", value=0x1000, size=4)]).replace("caf\xe9".encode(), b"caf\xff\xfe")
-    assert name_at(build_table(memoryview(data), limit=LIMIT).table, 0x1000) == "caf\ufffd\ufffd"
+    assert name_at(build_table(memoryview(data), limit=LIMIT, demangle=DEMANGLE).table, 0x1000) == "caf\ufffd\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +190,7 @@ def test_a_malformed_symbol_table_has_a_typed_fault(section: Sec, fault: Fault) 
     """An entry size of 0, no strings, ten million symbols claimed."""
     writer = ElfWriter().text().note().add(section).add(Sec(name=".strtab", data=b"\0", type=SHT_STRTAB))
     with pytest.raises(SymbolFileError) as caught:
-        build_table(memoryview(bytes(writer)), limit=LIMIT)
+        build_table(memoryview(bytes(writer)), limit=LIMIT, demangle=DEMANGLE)
     assert caught.value.fault is fault
 
 
@@ -196,14 +200,14 @@ def test_names_beyond_the_strings_are_left_out_and_a_missing_nul_ends_the_last()
     rows = [struct.pack("<IBBHQQ", name, 0x12, 0, 1, 0x1000 + at, 4) for name, at in ((5000, 0), (1, 16))]
     writer.add(Sec(name=".symtab", data=bytes(24) + b"".join(rows), type=SHT_SYMTAB, link=".strtab", entsize=24))
     writer.add(Sec(name=".strtab", data=b"\0endless", type=SHT_STRTAB))
-    table = build_table(memoryview(bytes(writer)), limit=LIMIT).table
+    table = build_table(memoryview(bytes(writer)), limit=LIMIT, demangle=DEMANGLE).table
     assert (name_at(table, 0x1000), name_at(table, 0x1010)) == ("", "endless")
 
 
 def test_a_file_without_symbols_says_so() -> None:
     """That is a fault of its own: it is not tried again."""
     with pytest.raises(SymbolFileError) as caught:
-        build_table(memoryview(bytes(ElfWriter().text().note())), limit=LIMIT)
+        build_table(memoryview(bytes(ElfWriter().text().note())), limit=LIMIT, demangle=DEMANGLE)
     assert caught.value.fault is Fault.NO_SYMBOLS
 
 
@@ -211,7 +215,7 @@ def test_symbols_at_the_end_of_the_address_space_do_not_overflow() -> None:
     """start + size may be more than 2^64."""
     writer = ElfWriter().add(Sec(name=".text", flags=SHF_ALLOC | SHF_EXECINSTR, addr=2**64 - 4096, data=bytes(4096)))
     writer.symbols([Sym(name="vsyscall", value=2**64 - 4096, size=2**63), Sym(name="low", value=4, size=4)])
-    table = build_table(memoryview(bytes(writer)), limit=LIMIT).table
+    table = build_table(memoryview(bytes(writer)), limit=LIMIT, demangle=DEMANGLE).table
     assert (name_at(table, 2**64 - 4096), name_at(table, 2**64 - 2), name_at(table, 5)) == (
         "vsyscall",
         "vsyscall",

@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 from aggregator.symbols import build as builder
 from aggregator.symbols.build import build_table
 from aggregator.symbols.combine import dwarf_table
+from aggregator.symbols.demangle import Demangler
 from aggregator.symbols.plain import Named
 from aggregator.symbols.symcache import NONE, Symcache, UnknownSymcacheError
 from aggregator.symbols.table import NOWHERE, Rank, Symbolized, SymbolTable, check, look_up, nothing
 from tests.aggregator.symbols.conftest import Frame, build, llvm_frames, run, symbols_of
 
+DEMANGLE = Demangler()
 LIMIT = 1 << 28
 
 
 def table_of(program: Path) -> SymbolTable:
     """The table of a file on disk."""
-    return build_table(memoryview(program.read_bytes()), limit=LIMIT).table
+    return build_table(memoryview(program.read_bytes()), limit=LIMIT, demangle=DEMANGLE).table
 
 
 def frames(table: SymbolTable, addresses: list[int]) -> list[list[Frame]]:
@@ -139,7 +141,7 @@ def test_an_unreadable_symcache_leaves_the_symbol_table(c_program: Path, monkeyp
         raise UnknownSymcacheError("version 99")
 
     monkeypatch.setattr(builder, "read_symcache", refuse)
-    built = build_table(memoryview(c_program.read_bytes()), limit=LIMIT)
+    built = build_table(memoryview(c_program.read_bytes()), limit=LIMIT, demangle=DEMANGLE)
     assert built.table.rank is Rank.SYMTAB
     assert "version 99" in built.note
 
