@@ -148,6 +148,10 @@ class ProcessFiles:
         """`fd`, which names a file only, as one that reads. Closes it in any case."""
         try:
             about = _statx(fd)
+            if stat.S_ISLNK(
+                about.mode
+            ):  # O_NOFOLLOW with O_PATH opens the link itself; a mapped path never ends in one
+                return OpenMiss.ABSENT
             if not stat.S_ISREG(about.mode):
                 return OpenMiss.NOT_REGULAR
             if about.major == 0 and self._may_hang(about.mount):
