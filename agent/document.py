@@ -57,9 +57,13 @@ class Value:
             replace(self, node=node, place=f"{inside}[{index}]", key="") for index, node in enumerate(self.node.value)
         ]
 
+    def one_or_more(self) -> list["Value"]:
+        """The values of a list, or the one value that stands in place of a list of one."""
+        return [self] if isinstance(self.node, yaml.ScalarNode) else self.entries()
+
     def text(self) -> str:
         """A string; numbers and booleans as they are written. Raises UsageError for anything else, null included."""
-        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag in (_TAG + "null", _TAG + "binary"):
+        if not isinstance(self.node, yaml.ScalarNode) or _is_null(self.node):
             raise self._mistyped("a string")
         return str(self.node.value)
 
@@ -68,7 +72,7 @@ class Value:
         if isinstance(self.node, yaml.ScalarNode) and self.node.tag == _TAG + "int":
             try:
                 return int(yaml.constructor.SafeConstructor().construct_yaml_int(self.node))
-            except ValueError:  # tagged as a number by hand, or with more digits than Python converts
+            except (ValueError, IndexError):  # tagged by hand, empty even, or more digits than Python converts
                 pass
         raise self._mistyped("a whole number")
 
@@ -81,9 +85,12 @@ class Value:
         raise self._mistyped("true or false")
 
     def _mistyped(self, wanted: str) -> UsageError:
-        kinds = {"seq": "a list", "map": "keys and values", "null": "nothing"}
-        kind = kinds.get(self.node.tag.removeprefix(_TAG))
-        given = kind or f"`{str(self.node.value)[:80]}`"
+        if isinstance(self.node, yaml.SequenceNode):
+            given = "a list"
+        elif isinstance(self.node, yaml.MappingNode):
+            given = "keys and values"
+        else:
+            given = "nothing" if _is_null(self.node) else f"`{str(self.node.value)[:80]}`"
         return self.error(
             f"`{self.key}` must be {wanted}, not {given}" if self.key else f"must be {wanted}, not {given}"
         )
@@ -122,7 +129,11 @@ def parse_document(text: str, *, file: str) -> Value | None:
         raise UsageError(f"{file}:{line}: {error.reason}") from error
     except RecursionError as error:
         raise UsageError(f"{file}: nested too deeply") from error
-    return None if node is None else Value(node=node, file=file)
+    return None if node is None or _is_null(node) else Value(node=node, file=file)
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null"
 
 
 def _suggest(key: str, known: Collection[str]) -> str:

@@ -1,0 +1,206 @@
+"""The agent's configuration: one frozen value, its defaults written once, its file read with line numbers.
+
+Precedence is the command line's business: option, environment, file, default; whoever merges uses
+`dataclasses.replace`, and what comes out is valid because it was built. docs/configuration.md describes every key.
+"""
+
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from agent.document import Value, parse_document, read_document
+from agent.labels.config import LabelConfig, read_rules
+from fleetflame.errors import UsageError
+from fleetflame.subjects import check_node
+
+MIB = 1 << 20
+
+RANGES = {
+    "frequency": (1, 10_000),
+    "window": (1, 600),
+    "counts_entries": (256, 1 << 22),
+    "stack_entries": (256, 1 << 20),
+    "id_stack_entries": (64, 1 << 20),
+    "process_entries": (1024, 1 << 22),
+    "queue_bytes": (MIB, 1 << 40),
+}
+"""Smallest and largest value of each number. One message has 512 KiB at most, so that a queue holds two at least; PIDs
+go to 2^22 (PID_MAX_LIMIT); a map larger than the upper bounds would take more memory than the whole agent may."""
+
+_SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
+_SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB)?")
+_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30}
+
+Read = TypeVar("Read")
+
+
+class LogLevel(StrEnum):
+    """The least severe message that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """One node's agent. Raises UsageError, which names the key, for a value out of its range.
+
+    `window` is in seconds, `frequency` in samples per second and CPU. `*_entries` size the kernel's maps.
+    `queue_bytes` bounds what waits for the bus. `metrics_listen` is HOST:PORT or ""; "" serves no metrics.
+    `thread_label` keeps threads apart in the kernel already, at the cost of rows.
+    """
+
+    nats: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    node: str = field(default_factory=socket.gethostname)
+    frequency: int = 19
+    window: int = 10
+    counts_entries: int = 16384
+    stack_entries: int = 8192
+    id_stack_entries: int = 1024
+    process_entries: int = 65536
+    thread_label: bool = False
+    queue_bytes: int = 32 * MIB
+    log_level: LogLevel = LogLevel.INFO
+    metrics_listen: str = ""
+    labels: LabelConfig = field(default_factory=LabelConfig)
+
+    def __post_init__(self) -> None:
+        for name in RANGES:
+            check_range(name, getattr(self, name))
+        check_servers(self.nats)
+        check_node(self.node)
+        check_listen(self.metrics_listen)
+
+
+def read_config(path: Path) -> AgentConfig:
+    """The configuration in a YAML file. Raises UsageError: file, line, reason."""
+    return _build(read_document(path))
+
+
+def parse_config(text: str, *, file: str = "config.yml") -> AgentConfig:
+    """The configuration that `text` spells; `file` is what messages call it. Raises UsageError: file, line, reason."""
+    return _build(parse_document(text, file=file))
+
+
+def check_range(name: str, value: int) -> int:
+    """`value` itself. Raises UsageError if the number called `name` may not have it."""
+    low, high = RANGES[name]
+    if not low <= value <= high:
+        raise UsageError(f"`{name}` must be {low} to {high}, not `{value}`")
+    return value
+
+
+def check_servers(servers: tuple[str, ...]) -> tuple[str, ...]:
+    """`servers` themselves. Raises UsageError if there is none, or one is no URL of a NATS server."""
+    if not servers:
+        raise UsageError("`nats` must name a server", hint="such as nats://127.0.0.1:4222")
+    for server in servers:
+        try:
+            parts = urlsplit(server)
+            valid = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            # A URL may hold a password: only what follows it is shown.
+            raise UsageError(
+                f"not a NATS URL: `{server.rpartition('@')[2][:80]}`", hint="such as nats://127.0.0.1:4222"
+            )
+    return servers
+
+
+def check_listen(address: str) -> str:
+    """`address` itself. Raises UsageError if it is neither "" nor HOST:PORT."""
+    host, colon, port = address.rpartition(":")
+    valid = colon and port.isascii() and port.isdecimal() and int(port) < 65536 and not re.search(r"[\s/]", host)
+    if address and not valid:
+        raise UsageError(f"not an address to listen on: `{address[:80]}`", hint="such as 127.0.0.1:9464 or [::1]:9464")
+    return address
+
+
+def _build(document: Value | None) -> AgentConfig:
+    if document is None:
+        return AgentConfig()
+    given = {name: READERS[name](value) for name, value in document.fields(READERS).items()}
+    labels = replace(LabelConfig(), **{name: given.pop(name) for name in LABEL_KEYS if name in given})
+    return AgentConfig(labels=labels, **given)
+
+
+def _text_checked(check: Callable[[str], str]) -> Callable[[Value], str]:
+    return lambda value: _located(value, check, value.text())
+
+
+def _number(value: Value) -> int:
+    return _located(value, partial(check_range, value.key), value.integer())
+
+
+def _size(value: Value) -> int:
+    match = _SIZE.fullmatch(value.text())
+    if not match:
+        raise value.error(f"`{value.key}` must be a size, not `{value.text()[:80]}`", hint="such as 32MiB or 33554432")
+    return _located(value, partial(check_range, value.key), int(match[1]) * _UNITS[match[2]])
+
+
+def _servers(value: Value) -> tuple[str, ...]:
+    return _located(value, check_servers, _texts(value))
+
+
+def _texts(value: Value) -> tuple[str, ...]:
+    return tuple(entry.text() for entry in value.one_or_more())
+
+
+def _sockets(value: Value) -> tuple[str, ...]:
+    return tuple(_path(entry) for entry in value.entries())
+
+
+def _path(value: Value) -> str:
+    path = value.text()
+    if (path and not path.startswith("/")) or "\0" in path:
+        raise value.error(f"not an absolute path: `{path[:80]}`")
+    return path
+
+
+def _level(value: Value) -> LogLevel:
+    try:
+        return LogLevel(value.text().lower())
+    except ValueError:
+        raise value.error(f"unknown log level `{value.text()[:80]}`", hint="one of " + ", ".join(LogLevel)) from None
+
+
+def _located(value: Value, check: Callable[[Read], Read], read: Read) -> Read:
+    """What `check` returns of what was read; its complaint, which knows no file, gets this value's file and line."""
+    try:
+        return check(read)
+    except UsageError as error:
+        raise value.error(error.message, hint=error.hint) from error
+
+
+LABEL_KEYS = ("relabel_configs", "pid_label", "container_sockets", "kubernetes_logs")
+"""Keys that are fields of LabelConfig; all others are fields of AgentConfig."""
+
+READERS: dict[str, Callable[[Value], Any]] = {
+    "nats": _servers,
+    "node": _text_checked(check_node),
+    "frequency": _number,
+    "window": _number,
+    "counts_entries": _number,
+    "stack_entries": _number,
+    "id_stack_entries": _number,
+    "process_entries": _number,
+    "thread_label": Value.boolean,
+    "pid_label": Value.boolean,
+    "queue_bytes": _size,
+    "log_level": _level,
+    "metrics_listen": _text_checked(check_listen),
+    "container_sockets": _sockets,
+    "kubernetes_logs": _path,
+    "relabel_configs": read_rules,
+}
+"""How each key of the file is read."""
