@@ -38,7 +38,7 @@ class _Cached:
 
 
 class Labeller:
-    """Labels of processes by `config`. One thread calls `labels`; another may call `refresh`."""
+    """Labels of processes by `config`. One thread calls `labels`; any may call the rest."""
 
     def __init__(self, config: LabelConfig) -> None:
         self._config = config
@@ -50,8 +50,8 @@ class Labeller:
         """The labels of a process, or of its thread of that name; None if a rule dropped it. `node` is never among
         them.
 
-        Cheap when asked again with the same object. Never waits: while an engine has not been asked for a container
-        yet, its name is missing, so call this once when a process appears and the name will be there when samples are.
+        Cheap when asked again with the same object. Never waits: until an engine has been asked for a container (see
+        `notice`), its name is missing.
         """
         key = (id(facts), thread)
         cached = self._cache.pop(key, None)
@@ -64,8 +64,12 @@ class Labeller:
         self._cache[key] = cached
         return cached.labels
 
+    def notice(self, facts: ProcessFacts) -> None:
+        """Say that this process will want labels, so that its container's name is there with its first samples."""
+        self._names.find(parse_cgroup(facts.cgroup).container)
+
     def refresh(self) -> int:
-        """Ask engines for the containers that `labels` did not know; how many. Blocks for seconds at worst: off the hot
+        """Ask engines for the containers whose names are wanted; how many. Blocks for seconds at worst: off the hot
         path, every second or so. Never raises for what an engine does."""
         return self._names.refresh()
 

@@ -213,3 +213,12 @@ def test_names_appear_when_the_engine_has_answered(tmp_path: Path) -> None:
         assert (after["container"], after["service"]) == ("shop-web-1", "web")
         assert labeller.labels(IN_DOCKER) is labeller.labels(IN_DOCKER)
         assert labeller.counters() == {"computed": 2, "container_asked": 1, "container_failed": 0}
+
+
+def test_noticed_process_has_its_name_at_first_sight(tmp_path: Path) -> None:
+    """What is said when a process appears is known when its samples come."""
+    with running(tmp_path / "s", lambda _: described("web")) as peer:
+        labeller = Labeller(LabelConfig(container_sockets=(peer.path,), kubernetes_logs=""))
+        labeller.notice(IN_DOCKER)
+        labeller.refresh()
+        assert dict(labeller.labels(IN_DOCKER) or ())["container"] == "web"
