@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import prometheus_client
 import uvicorn
 from nats.js import JetStreamContext
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ MAX_CONNECTIONS = 512
 
 def run(config: AggregatorConfig) -> int:
     """Runs one aggregator until SIGTERM or SIGINT; returns 0 then. Raises FleetflameError."""
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody reads
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what starts and stops is said here
     with _listening(config.http) as listener:
         asyncio.run(_run(config, listener))
     return 0

@@ -94,7 +94,8 @@ class QueryService:
         self._symbolize = symbolize
         self.limits = limits
         self._pool = ThreadPoolExecutor(limits.concurrent, thread_name_prefix="query")
-        self._in_hand = 0
+        self.in_hand = 0
+        """Questions at work or waiting for their turn."""
         self.outcomes: dict[str, int] = {}
         """Questions by what became of them: `answered`, `failed`, or a Refusal."""
 
@@ -126,14 +127,14 @@ class QueryService:
 
     async def _run(self, work: Callable[["Turn"], R]) -> R:
         limits, loop = self.limits, asyncio.get_running_loop()
-        if self._in_hand >= limits.concurrent + limits.waiting:
+        if self.in_hand >= limits.concurrent + limits.waiting:
             raise QueryRefusedError(
                 Refusal.BUSY,
-                f"{self._in_hand} queries are in hand already",
+                f"{self.in_hand} queries are in hand already",
                 hint="ask again in a moment, or raise --query-concurrency",
             )
         turn = Turn()
-        self._in_hand += 1
+        self.in_hand += 1
         job = self._pool.submit(work, turn)
 
         def done(_: Future[R]) -> None:
@@ -155,7 +156,7 @@ class QueryService:
             turn.abandon()
 
     def _release(self) -> None:
-        self._in_hand -= 1
+        self.in_hand -= 1
 
     def _count(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1

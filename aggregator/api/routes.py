@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from aggregator.api import health, openapi, page, profiles
+from aggregator.api import catalog, health, openapi, page, profiles
 from aggregator.api.answers import ApiError, error_answer, json_answer
 from aggregator.api.context import Context
 from aggregator.api.endpoint import Asked, Endpoint, read_params
@@ -26,6 +26,34 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="A profile of the samples that a selector matches in a time range.",
         params=profiles.PROFILE_PARAMS,
         answers=profiles.PROFILE_ANSWERS,
+    ),
+    Endpoint(
+        path="/api/v1/labels",
+        handler=catalog.labels,
+        summary="Names of the labels that series have.",
+        params=catalog.CATALOG_PARAMS,
+        answers={"application/json": "`labels`, sorted"},
+    ),
+    Endpoint(
+        path="/api/v1/labels/{name}",
+        handler=catalog.label_values,
+        summary="Values of one label.",
+        params=catalog.CATALOG_PARAMS,
+        answers={"application/json": "`values`, sorted"},
+    ),
+    Endpoint(
+        path="/api/v1/series",
+        handler=catalog.series,
+        summary="Label sets.",
+        params=catalog.CATALOG_PARAMS,
+        answers={"application/json": "`series`, and how many there are in `total`"},
+    ),
+    Endpoint(
+        path="/api/v1/builds",
+        handler=catalog.builds,
+        summary="Files, kernels and modules that samples refer to, by build ID.",
+        params=(catalog.LIMIT,),
+        answers={"application/json": "`builds`, and how many there are in `total`"},
     ),
     Endpoint(
         path="/api/v1/openapi.json",
