@@ -23,6 +23,7 @@ MAX_COPIES = 64
 """Anonymous executable regions per process for which the file they are a copy of is looked for."""
 
 _CHUNK = 64 * 1024
+_MEMFD = b"/memfd:"
 _NO_FILE_BEHIND = (b"/anon_hugepage", b"/dev/zero", b"/SYSV", b"/[aio]")
 """Paths of memory that the kernel itself keeps in files that nobody can open (mm/shmem.c, mm/hugetlb.c, fs/aio.c)."""
 
@@ -122,6 +123,8 @@ class _Reading:
             return None
         if isinstance(facts, OpenMiss):
             self.whole = False
+            if region.path.startswith(_MEMFD):
+                return None  # a library now and then, which the kernel then names; generated code nearly always
             return miss_range(region.start, region.end, FrameMiss.UNREADABLE_FILE)
         if facts.elf is None and region.deleted:
             # A memfd or an unlinked file that is no ELF holds generated code: its bytes identify nothing.
