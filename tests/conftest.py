@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import privileges
-from tests.support.nats import nats_folder as nats_folder
 from tests.support.nats import nats_server as nats_server
+from tests.support.nats import nats_servers as nats_servers
 
 # Set by CI: on a machine that can run every test, a skipped one is a failed one.
 _NO_SKIP = os.environ.get("FLEETFLAME_NO_SKIP") == "1"

