@@ -19,18 +19,15 @@ from collections import Counter
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agent.dictionary import StackDictionary
+from agent.normalize import NormalizedWindow
 from agent.rows import NumberedRows, Part, number_rows
 from fleetflame import envelope, wire
 from fleetflame.model import Batch, Ledger
 from fleetflame.subjects import MAX_MESSAGE_BYTES
-
-if TYPE_CHECKING:
-    from agent.normalize import NormalizedWindow
 
 TOO_LARGE = "message_too_large"
 """Ledger reason: a single row with its stack does not fit, as may be where the server allows very small messages."""
@@ -98,7 +95,7 @@ class Batcher:
         self._lost_again.update(message.lost)
         self._known_since_ns = None
 
-    def messages(self, window: "NormalizedWindow") -> list[Message]:
+    def messages(self, window: NormalizedWindow) -> list[Message]:
         """The window's messages, in the order in which they must be sent; at least one, be the window empty."""
         self._renew_dictionary(window)
         rows = number_rows(window, self._known)
@@ -121,7 +118,7 @@ class Batcher:
                     pending.append((0, 0))
         return messages
 
-    def _renew_dictionary(self, window: "NormalizedWindow") -> None:
+    def _renew_dictionary(self, window: NormalizedWindow) -> None:
         since, limits = self._known_since_ns, self._limits
         # Before `since`: the wall clock was set back.
         young = since is not None and since <= window.start_ns < since + limits.dictionary_s * 10**9
@@ -129,7 +126,7 @@ class Batcher:
             self._known.restart()
             self._known_since_ns = window.start_ns
 
-    def _batch(self, window: "NormalizedWindow", rows: NumberedRows, part: Part, *, first: bool) -> Batch:
+    def _batch(self, window: NormalizedWindow, rows: NumberedRows, part: Part, *, first: bool) -> Batch:
         tables = rows.tables(part)
         samples = int(tables.sample_count.sum())
         return Batch(

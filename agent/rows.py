@@ -7,18 +7,16 @@ anywhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent import dictionary
 from agent.dictionary import UNKNOWN, StackDictionary
+from agent.normalize import NormalizedWindow
 from fleetflame.model import NAMED_KINDS, Labels, Mapping, NamedFrame, StackTable
 from fleetflame.wire import MAX_SEGMENTS, MAX_STRING_BYTES
-
-if TYPE_CHECKING:
-    from agent.normalize import NormalizedWindow
 
 MAX_LINE = (1 << 32) - 1
 
@@ -104,7 +102,7 @@ class NumberedRows:
         return renumbered, names
 
 
-def number_rows(window: "NormalizedWindow", known: StackDictionary) -> NumberedRows:
+def number_rows(window: NormalizedWindow, known: StackDictionary) -> NumberedRows:
     """The window's rows, and its new stacks put into `known`. Stacks without a row are left out.
 
     Stacks that differ only in where one build was seen are one stack, and label sets that are equal one series; their

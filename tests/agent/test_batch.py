@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.batch import TOO_LARGE, Batcher, BatchLimits, Message
+from agent.normalize import NormalizedWindow
 from fleetflame import wire
 from fleetflame.buildid import BuildId
 from fleetflame.envelope import Limits
 from fleetflame.model import NAMED_KINDS, Batch, Mapping, MappingKind, NamedFrame, Segment
 from tests.support.batches import stack_table, stacks_of
-from tests.support.windows import START_NS, WINDOW_NS, NormalizedWindow, Rows, row_sets, window_of
+from tests.support.windows import START_NS, WINDOW_NS, Rows, row_sets, window_of
 
 EPOCH = bytes(range(16))
 

@@ -1,34 +1,12 @@
 """Normalized windows for tests: given as plain rows, or arbitrary ones."""
 
-from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
-
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from agent.normalize import NormalizedWindow
 from fleetflame.buildid import BuildId
-from fleetflame.model import Labels, Mapping, MappingKind, NamedFrame, StackTable
+from fleetflame.model import Mapping, MappingKind, NamedFrame
 from tests.support.batches import stack_table
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NormalizedWindow:
-    start_ns: int
-    end_ns: int
-    period_ns: int
-    type: str = "cpu"
-    mappings: tuple[Mapping, ...]
-    named: tuple[NamedFrame, ...]
-    series: tuple[Labels, ...]
-    stacks: StackTable
-    row_series: NDArray[np.uint32]
-    row_stack: NDArray[np.uint32]
-    row_count: NDArray[np.uint64]
-    taken: int
-    lost: MappingOf[str, int] = field(default_factory=dict)
-    degraded: MappingOf[str, int] = field(default_factory=dict)
-
 
 Stack = tuple[str, ...]
 Rows = dict[tuple[str, Stack], int]
