@@ -78,6 +78,9 @@ class Client:
                 yield inflate.decompress(chunk) if inflate else chunk
             if inflate:
                 yield inflate.flush()
+            if response.length:
+                # http.client counts what is left and says nothing.
+                raise http.client.IncompleteRead(b"", response.length)
 
     def send(self, path: str, params: Params, body: IO[bytes] | Iterable[bytes], *, size: int | None = None) -> Any:
         """The decoded JSON answer to a POST of `body`, chunked unless `size` is its length. Raises FleetflameError."""
@@ -123,9 +126,7 @@ class Client:
             error = json.loads(text)["error"]
             message, hint = str(error["message"]), str(error.get("hint") or "")
         except (ValueError, KeyError, TypeError):
-            message = (
-                f"`{self.server}` answered {response.status} {response.reason}, which is no answer of an aggregator"
-            )
+            message = f"`{self.server}` is no aggregator: it answered {response.status} {response.reason}"
             hint = "check --server"
         return UsageError(message, hint=hint) if response.status == 400 else FleetflameError(message, hint=hint)
 

@@ -45,7 +45,7 @@ def symbolize(mapping: Mapping, addresses: NDArray[np.uint64]) -> Names:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A store with FLEET in it; nobody writes to it. Not for the session: a process opens one embedded store at a time."""
+    """A store with FLEET in it; nobody writes to it. A process opens one embedded store at a time."""
     opened = Store(StorageOptions(location=str(tmp_path_factory.mktemp("api") / "store")))
     opened.insert([accepted(batch) for batch in FLEET])
     yield opened
