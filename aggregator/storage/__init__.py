@@ -4,15 +4,19 @@ Everything is stored as addresses and build IDs; names are looked up when somebo
 event loop use threads, and any number of threads may call it at once.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.selector import Matcher
-from aggregator.storage import frames, schema, select
+from aggregator.storage import announced, frames, schema, select
+from aggregator.storage.accept import Numbers
+from aggregator.storage.announced import Rejection
 from aggregator.storage.engine import Engine
 from aggregator.storage.types import (
+    DAY_S,
     AcceptedBatch,
     BatchId,
     Build,
@@ -39,6 +43,7 @@ class Store:
         except BaseException:
             self.engine.close()
             raise
+        self._dropped_until = schema.read_state(self.engine, "dropped_until") or 0
         self._writer = Writer(self.engine)
         self._frames = frames.FrameStore(self.engine)
 
@@ -53,6 +58,22 @@ class Store:
     def known(self, batches: Sequence[AcceptedBatch]) -> set[BatchId]:
         """Those of `batches` that are stored."""
         return known_batches(self.engine, batches)
+
+    def numbers(self, node: str, epoch: bytes, dictionary: int) -> Numbers:
+        """What stored batches say about the stack numbers of a dictionary."""
+        return announced.find_numbers(self.engine, node, epoch, dictionary)
+
+    def reject(self, rejections: Sequence[Rejection]) -> None:
+        """Counts messages that were set aside, each once however often it is told."""
+        announced.note_rejected(self.engine, rejections)
+
+    def check(self) -> None:
+        """Returns if the engine takes inserts at all. Raises StoreError."""
+        schema.write_state(self.engine, "checked", int(time.time()))
+
+    def floor(self, now: int) -> int:
+        """Unix seconds before which no samples are kept, at the time `now`: earlier batches are refused."""
+        return max(self._dropped_until, (now // DAY_S - self.options.raw_days) * DAY_S)
 
     def select(self, query: ProfileQuery) -> Selected:
         """Sums by group and stack. Raises UsageError for a regular expression that does not compile."""

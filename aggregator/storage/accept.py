@@ -25,15 +25,23 @@ class Numbers:
     numbers: NDArray[np.uint32]
     ids: NDArray[np.uint64]
 
+    def __len__(self) -> int:
+        return len(self.numbers)
+
     def with_stacks(self, first: int, stacks: NDArray[np.uint64]) -> "Numbers":
         """These and `stacks`, numbered from `first`; what is there already stays."""
-        if not len(stacks):
-            return self
-        new = np.arange(first, first + len(stacks), dtype=np.uint32)
-        if not len(self.numbers) or new[0] > self.numbers[-1]:
-            return Numbers(np.concatenate((self.numbers, new)), np.concatenate((self.ids, stacks)))
-        numbers, rows = np.unique(np.concatenate((self.numbers, new)), return_index=True)
-        return Numbers(numbers, np.concatenate((self.ids, stacks))[rows])
+        return self.merged(Numbers(np.arange(first, first + len(stacks), dtype=np.uint32), stacks))
+
+    def merged(self, other: "Numbers") -> "Numbers":
+        """These and those of `other`; what is there already stays."""
+        if not len(other) or not len(self):
+            return self if len(self) else other
+        numbers = np.concatenate((self.numbers, other.numbers))
+        found = np.concatenate((self.ids, other.ids))
+        if other.numbers[0] > self.numbers[-1]:
+            return Numbers(numbers, found)
+        numbers, rows = np.unique(numbers, return_index=True)
+        return Numbers(numbers, found[rows])
 
     def find(self, numbers: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """The ids behind `numbers`, and which of them are known; an unknown one's id is 0."""

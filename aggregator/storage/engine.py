@@ -150,7 +150,6 @@ class Engine:
 
     def _settings(self, *, writer: bool) -> dict[str, Any]:
         settings: dict[str, Any] = {
-            "low_cardinality_allow_in_native_format": 0,
             "max_query_size": 256 << 20,
             # Answers go to numpy whole: larger blocks mean fewer columns to join.
             "max_block_size": 65_409,

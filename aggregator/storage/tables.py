@@ -11,6 +11,8 @@ from enum import Enum
 class Keep(Enum):
     """Which option bounds a table's age."""
 
+    BRIEF = "brief"
+    """For two days: what only messages that may still be in the stream need."""
     RAW = "raw"
     ROLLED = "rolled"
     FOREVER = "forever"
@@ -90,7 +92,7 @@ HOURS = Table(
 
 SERIES = Table(
     name="series",
-    columns={"day": _TIME, "series": "UInt64", "labels": "Map(LowCardinality(String), String)"},
+    columns={"day": _TIME, "series": "UInt64", "labels": "Map(String, String)"},
     order_by="series, day",
     shard_by="series",
     partition_by="toYYYYMMDD(day)",
@@ -157,7 +159,7 @@ NUMBERS = Table(
     shard_by="cityHash64(node)",
     partition_by="toYYYYMMDD(time)",
     time="time",
-    keep=Keep.RAW,
+    keep=Keep.BRIEF,
     granularity=256,
 )
 
