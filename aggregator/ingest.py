@@ -33,7 +33,7 @@ from aggregator.storage.accept import accept
 from aggregator.storage.announced import Rejection
 from aggregator.storage.types import AcceptedBatch, Fault, StoreError
 from fleetflame import subjects, wire
-from fleetflame.errors import DecodeError, RejectReason
+from fleetflame.errors import DecodeError, FleetflameError, RejectReason
 from fleetflame.model import Batch, Mapping
 
 log = logging.getLogger(__name__)
