@@ -27,8 +27,9 @@ from agent.config import AgentConfig
 from agent.facts import ProcessFacts
 from agent.handover import Handover
 from agent.kernel import Kernel
+from agent.kernelmaps import online_cpus
 from agent.labels import Labeller
-from agent.loader import LoadOptions
+from agent.mapsizes import load_options
 from agent.monitor import Monitor
 from agent.normalize import NormalizedWindow, Normalizer
 from agent.processes import ImageTable
@@ -115,14 +116,7 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
 
 
 def _load(config: AgentConfig) -> Sampler:
-    options = LoadOptions(
-        counts_entries=config.counts_entries,
-        stack_entries=config.stack_entries,
-        id_stack_entries=config.id_stack_entries,
-        process_entries=config.process_entries,
-        per_thread=config.thread_label,
-    )
-    return Sampler(options, frequency=config.frequency)
+    return Sampler(load_options(config, cpus=len(online_cpus())), frequency=config.frequency)
 
 
 def _labels_of(labeller: Labeller) -> Callable[[ProcessFacts, str], Labels | None]:

@@ -33,6 +33,9 @@ RANGES = {
 """Smallest and largest value of each number. One message has 512 KiB at most, so that a queue holds two at least; PIDs
 go to 2^22 (PID_MAX_LIMIT); a map larger than the upper bounds would take more memory than the whole agent may."""
 
+AUTOMATIC = 0
+"""Size of a kernel map that nobody gave: `mapsizes` chooses it by CPUs, frequency and window."""
+
 _SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
 _SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB)?")
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30}
@@ -62,10 +65,10 @@ class AgentConfig:
     node: str = field(default_factory=socket.gethostname)
     frequency: int = 19
     window: int = 10
-    counts_entries: int = 16384
-    stack_entries: int = 8192
-    id_stack_entries: int = 1024
-    process_entries: int = 65536
+    counts_entries: int = AUTOMATIC
+    stack_entries: int = AUTOMATIC
+    id_stack_entries: int = AUTOMATIC
+    process_entries: int = AUTOMATIC
     thread_label: bool = False
     queue_bytes: int = 32 * MIB
     log_level: LogLevel = LogLevel.INFO
@@ -74,7 +77,8 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         for name in RANGES:
-            check_range(name, getattr(self, name))
+            if not (name.endswith("_entries") and getattr(self, name) == AUTOMATIC):
+                check_range(name, getattr(self, name))
         check_servers(self.nats)
         check_node(self.node)
         check_listen(self.metrics_listen)

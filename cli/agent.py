@@ -30,7 +30,7 @@ def _number(name: str, help_text: str, **settings: Any) -> Callable[[F], F]:
         f"--{name.replace('_', '-')}",
         **{
             "type": click.IntRange(low, high),
-            "show_default": str(default),
+            "show_default": str(default) if default else "by CPUs and frequency",
             "metavar": "N",
             "help": help_text,
             **settings,

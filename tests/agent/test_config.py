@@ -247,6 +247,7 @@ def test_docs_have_every_key_with_its_default() -> None:
     shown = {
         "nats": defaults.nats[0],
         "node": "the host name",
+        **{name: "automatic" for name in RANGES if name.endswith("_entries")},
         "queue_bytes": f"{defaults.queue_bytes // MIB}MiB",
         "thread_label": "false",
         "pid_label": "false",

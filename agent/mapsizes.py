@@ -1,0 +1,34 @@
+"""How large the kernel's maps are, where the operator did not say: enough for one window of this machine, not of the
+largest. They are allocated at the start, twice, and so they are what sampling costs a node most.
+"""
+
+from agent.config import AgentConfig
+from agent.loader import LoadOptions
+
+# (least, most) entries. Above: as many as a window has samples, times what stands at each.
+_COUNTS = (2048, 1 << 16)
+_STACKS = (2048, 1 << 14)
+"""The most: 36 MB. A machine of 64 CPUs at 99 Hz takes 63,000 samples in a window, but a program's stacks repeat; where
+they do not, `stack_map_full` counts it and the option raises it."""
+_ID_STACKS = (256, 2048)
+_PROCESSES = 16384
+_KINDS_OF_STACK = 2  # user and kernel
+_SHARE_OF_NEW_PROCESSES = 4
+"""One in so many samples hits a process of which user space has not read the mappings, on a machine that compiles."""
+
+
+def load_options(config: AgentConfig, *, cpus: int) -> LoadOptions:
+    """The sizes that `config` gives, and chosen ones where it gives none, for that many CPUs."""
+    samples = cpus * config.frequency * config.window
+    return LoadOptions(
+        counts_entries=config.counts_entries or _within(samples, _COUNTS),
+        stack_entries=config.stack_entries or _within(samples * _KINDS_OF_STACK, _STACKS),
+        id_stack_entries=config.id_stack_entries or _within(samples // _SHARE_OF_NEW_PROCESSES, _ID_STACKS),
+        process_entries=config.process_entries or _PROCESSES,
+        per_thread=config.thread_label,
+    )
+
+
+def _within(entries: int, bounds: tuple[int, int]) -> int:
+    """The next power of two, within bounds."""
+    return min(max(1 << max(entries - 1, 0).bit_length(), bounds[0]), bounds[1])
