@@ -30,3 +30,13 @@ DROPPED_DAYS = Counter(f"{_PREFIX}_dropped_days", "Days of data dropped, by why.
 DROPPED_ROWS = Counter(f"{_PREFIX}_dropped_rows", "Rows dropped with them, by why.", ["why"])
 ROLLED_HOURS = Counter(f"{_PREFIX}_rolled_hours", "Hours summed up, again after late batches included.")
 FRAME_CACHE = Counter(f"{_PREFIX}_frame_cache", "Stacks looked up in the frame cache.", ["result"])
+
+REQUESTS = Counter(f"{_PREFIX}_requests", "HTTP requests, by endpoint and status.", ["endpoint", "status"])
+REQUEST_SECONDS = Histogram(
+    f"{_PREFIX}_request_seconds", "HTTP requests, until the answer begins.", ["endpoint"], buckets=_SECONDS
+)
+QUERIES = Counter(f"{_PREFIX}_queries", "Questions to the store, by what became of them.", ["outcome"])
+QUERIES_IN_HAND = Gauge(f"{_PREFIX}_queries_in_hand", "Questions at work or waiting for their turn.")
+QUERY_STAGE_SECONDS = Histogram(
+    f"{_PREFIX}_query_stage_seconds", "Parts of the work on a question.", ["stage"], buckets=_SECONDS
+)

@@ -10,8 +10,11 @@ at the next stage.
 import asyncio
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as MappingOf
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -19,14 +22,15 @@ from typing import TypeVar
 
 import numpy as np
 
+from aggregator import metrics
 from aggregator.config import QueryLimits
 from aggregator.profile import Profile, Symbolize, build_profile
 from aggregator.selector import Selector
 from aggregator.storage import Store
-from aggregator.storage.types import ProfileQuery
+from aggregator.storage.types import Frames, ProfileQuery
 from aggregator.times import SECOND_NS, TimeRange, format_duration
 from fleetflame.errors import FleetflameError, UsageError
-from fleetflame.model import NAMED_KINDS
+from fleetflame.model import NAMED_KINDS, Mapping
 
 R = TypeVar("R")
 
@@ -96,8 +100,6 @@ class QueryService:
         self._pool = ThreadPoolExecutor(limits.concurrent, thread_name_prefix="query")
         self.in_hand = 0
         """Questions at work or waiting for their turn."""
-        self.outcomes: dict[str, int] = {}
-        """Questions by what became of them: `answered`, `failed`, or a Refusal."""
 
     def close(self) -> None:
         """Waits for the questions at work; those that wait for their turn are given up."""
@@ -114,15 +116,18 @@ class QueryService:
 
     async def run(self, work: Callable[["Turn"], R]) -> R:
         """What `work` returns, done in a thread when it is its turn. Raises QueryRefusedError."""
+        outcome = "failed"
         try:
             answer = await self._run(work)
+            outcome = "answered"
         except QueryRefusedError as error:
-            self._count(error.refusal.value)
+            outcome = error.refusal.value
             raise
-        except Exception:
-            self._count("failed")
+        except asyncio.CancelledError:
+            outcome = "abandoned"
             raise
-        self._count("answered")
+        finally:
+            metrics.QUERIES.labels(outcome).inc()
         return answer
 
     async def _run(self, work: Callable[["Turn"], R]) -> R:
@@ -135,6 +140,7 @@ class QueryService:
             )
         turn = Turn()
         self.in_hand += 1
+        metrics.QUERIES_IN_HAND.set(self.in_hand)
         job = self._pool.submit(work, turn)
 
         def done(_: Future[R]) -> None:
@@ -157,9 +163,7 @@ class QueryService:
 
     def _release(self) -> None:
         self.in_hand -= 1
-
-    def _count(self, outcome: str) -> None:
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        metrics.QUERIES_IN_HAND.set(self.in_hand)
 
     def _check(self, question: Question) -> None:
         allowed = self.limits.range_s * SECOND_NS
@@ -172,29 +176,34 @@ class QueryService:
 
     def _answer(self, questions: tuple[Question, ...], render: Callable[..., R], turn: "Turn") -> R:
         profiles = [self._profile(question, turn) for question in questions]
-        turn.check()
-        return render(*profiles)
+        with turn.stage("render"):
+            return render(*profiles)
 
     def _profile(self, question: Question, turn: "Turn") -> Profile:
         store, query = self._store, question.query
-        turn.check()
-        selected = store.select(query)
+        with turn.stage("select"):
+            selected = store.select(query)
         if len(selected.stack) > self.limits.stacks:
             raise QueryRefusedError(
                 Refusal.STACKS,
                 f"{len(selected.stack)} distinct stacks match, {self.limits.stacks} are allowed",
                 hint="narrow the selector or the time range, keep fewer labels apart, or raise --query-stacks",
             )
-        turn.check()
-        frames = store.frames(np.unique(selected.stack))
-        turn.check()
-        mappings = store.mappings(np.unique(frames.mapping).tolist())
-        named_of = [number for number, mapping in mappings.items() if mapping.kind in NAMED_KINDS]
-        named = store.named(np.unique(frames.address[np.isin(frames.mapping, named_of)]).tolist()) if named_of else {}
-        turn.check()
-        return build_profile(
-            selected, frames, mappings, named, self._symbolize, query=query, no_kernel=not question.kernel
-        )
+        with turn.stage("frames"):
+            frames = store.frames(np.unique(selected.stack))
+            mappings = store.mappings(np.unique(frames.mapping).tolist())
+            named = store.named(_named_frames(frames, mappings))
+        with turn.stage("names"):
+            return build_profile(
+                selected, frames, mappings, named, self._symbolize, query=query, no_kernel=not question.kernel
+            )
+
+
+def _named_frames(frames: Frames, mappings: MappingOf[int, Mapping]) -> list[int]:
+    """Ids of the frames that only a node could name."""
+    kinds = [number for number, mapping in mappings.items() if mapping.kind in NAMED_KINDS]
+    found: list[int] = np.unique(frames.address[np.isin(frames.mapping, kinds)]).tolist() if kinds else []
+    return found
 
 
 class Turn:
@@ -207,7 +216,13 @@ class Turn:
         """The answer is not wanted any more."""
         self._abandoned.set()
 
-    def check(self) -> None:
-        """Raises AbandonedError if nobody waits."""
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measures a part of the work. Raises AbandonedError before it begins if nobody waits."""
         if self._abandoned.is_set():
             raise AbandonedError
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            metrics.QUERY_STAGE_SECONDS.labels(name).observe(time.monotonic() - started)

@@ -1,5 +1,7 @@
 """Every endpoint in one table, and the application made from it."""
 
+import time
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -7,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from aggregator import metrics
 from aggregator.api import catalog, health, openapi, page, profiles
 from aggregator.api.answers import ApiError, error_answer, json_answer
 from aggregator.api.context import Context
@@ -91,13 +94,23 @@ def create_app(context: Context) -> Starlette:
 
 
 def _route(endpoint: Endpoint, context: Context) -> Route:
-    async def answer(request: Request) -> Response:
+    known = {param.name: param for param in endpoint.params}
+
+    async def refusing(request: Request) -> Response:
         try:
-            values = read_params(endpoint, request)
-            known = {param.name: param for param in endpoint.params}
-            return await endpoint.handler(Asked(context, request, values, known))
+            return await endpoint.handler(Asked(context, request, read_params(endpoint, request), known))
         except FleetflameError as error:
             return error_answer(error)
+
+    async def answer(request: Request) -> Response:
+        started, status = time.monotonic(), 500
+        try:
+            response = await refusing(request)
+            status = response.status_code
+        finally:
+            metrics.REQUEST_SECONDS.labels(endpoint.path).observe(time.monotonic() - started)
+            metrics.REQUESTS.labels(endpoint.path, str(status)).inc()
+        return response
 
     return Route(endpoint.path, answer, methods=[endpoint.method], name=f"{endpoint.method} {endpoint.path}")
 
