@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.ledger import Account, FleetLedger, make_ledger
 from aggregator.selector import Matcher
-from aggregator.storage import announced, frames, schema, select
+from aggregator.storage import accounts, announced, frames, schema, select
 from aggregator.storage.accept import Numbers
 from aggregator.storage.announced import Rejection
 from aggregator.storage.engine import Engine
@@ -99,3 +100,21 @@ class Store:
         """Label sets that match, of the days that [from_ns, until_ns) touches, sorted."""
         _, labels = select.find_series(self.engine, matchers, *select.seconds(from_ns, until_ns))
         return sorted(labels)
+
+    def label_names(self, from_ns: int, until_ns: int) -> list[str]:
+        """Names of the labels of that time."""
+        return sorted({name for labels in self.series((), from_ns, until_ns) for name, _ in labels})
+
+    def label_values(self, name: str, from_ns: int, until_ns: int) -> list[str]:
+        """Values of the label `name` of that time."""
+        return sorted({value for labels in self.series((), from_ns, until_ns) for key, value in labels if key == name})
+
+    def nodes(self) -> tuple[Account, ...]:
+        """The nodes that samples came from, by name, with what became of their samples and when they were heard of."""
+        return self.status().nodes
+
+    def status(self, now: int | None = None) -> FleetLedger:
+        """The books of every node; `now` in Unix seconds decides what is still under way."""
+        now = int(time.time()) if now is None else now
+        epochs = accounts.find_epochs(self.engine, now, self._dropped_until)
+        return make_ledger(epochs, accounts.find_rejected(self.engine))
