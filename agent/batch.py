@@ -17,11 +17,12 @@ max(taken_in_epoch) - sum(taken) over an epoch's messages is exactly what never 
 import math
 from collections import Counter
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 
+from agent import metrics
 from agent.dictionary import StackDictionary
 from agent.normalize import NormalizedWindow
 from agent.rows import NumberedRows, Part, number_rows
@@ -89,6 +90,11 @@ class Batcher:
         """Stacks in the dictionary."""
         return len(self._known)
 
+    def limit_messages(self, message_bytes: int) -> None:
+        """From now on a message has `message_bytes` at most: another server may take less than the one before."""
+        if message_bytes != self._limits.message_bytes:
+            self._limits = replace(self._limits, message_bytes=message_bytes)
+
     def note_dropped(self, message: Message, reason: str) -> None:
         """`message` will never be sent: the next window reports its samples as lost and announces its stacks anew."""
         self._lost_again[reason] += message.samples
@@ -111,12 +117,16 @@ class Batcher:
             elif high - low > 1:
                 pending.extend(_split(low, high, pieces))
             else:
-                # What the stack's number stands for is never said in this generation.
-                self._lost[TOO_LARGE] += int(rows.count[low])
-                self._known_since_ns = None
+                self._give_up(int(rows.count[low]))
                 if not pending and not messages:
                     pending.append((0, 0))
         return messages
+
+    def _give_up(self, samples: int) -> None:
+        # What the stack's number stands for is never said in this generation.
+        self._known_since_ns = None
+        self._lost[TOO_LARGE] += samples
+        metrics.SAMPLES_LOST.labels(TOO_LARGE).inc(samples)
 
     def _renew_dictionary(self, window: NormalizedWindow) -> None:
         since, limits = self._known_since_ns, self._limits

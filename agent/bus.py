@@ -75,6 +75,7 @@ class Bus:
         self._failure: FleetflameError | None = None
         self._refusals = 0
         self._told = ""
+        self._refused: set[str] = set()
         self._last_error: Exception | None = None
         self._all_refused = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
@@ -89,6 +90,11 @@ class Bus:
     def max_payload(self) -> int:
         """Bytes that one message may have, headers included, as the server said last."""
         return int(self.client.max_payload)
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes that a batch may have so that this server takes it. Changes when another server is reached."""
+        return min(subjects.MAX_MESSAGE_BYTES, self.max_payload - subjects.HEADER_BYTES)
 
     async def wait_connected(self) -> None:
         """Returns once there is a connection."""
@@ -174,7 +180,9 @@ class Bus:
         # The library hands us the server's words in lower case.
         needed = (f'"{self.config.subject.lower()}"', f'"{self.config.inbox.lower()}.')
         if not any(subject in violation for subject in needed):
-            log.warning("NATS refuses a subject", extra={"violation": violation})
+            if violation not in self._refused:
+                self._refused.add(violation)
+                log.warning("NATS refuses a subject", extra={"violation": violation})
             return
         self._fail(
             FleetflameError(

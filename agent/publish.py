@@ -187,8 +187,6 @@ class Publisher:
         metrics.MESSAGES_DUPLICATE.inc(int(duplicate))
         metrics.BYTES_PUBLISHED.inc(len(message.payload))
         metrics.SAMPLES_PUBLISHED.inc(message.samples)
-        for reason, count in message.lost.items():
-            metrics.SAMPLES_LOST.labels(reason).inc(count)
 
     def _drop_oldest(self) -> bool:
         oldest = next((entry for entry in self._queue if not entry.uncertain), None)
@@ -203,6 +201,7 @@ class Publisher:
         message = entry.message
         log.log(level, "dropping a message", extra={"reason": reason, "samples": message.taken, "queued": self.queued})
         metrics.MESSAGES_DROPPED.labels(reason).inc()
+        metrics.SAMPLES_LOST.labels(reason).inc(message.samples)
         self._remove(entry)
         self._on_drop(message, reason)
 

@@ -156,6 +156,15 @@ def test_messages_stay_below_the_limit_in_bytes() -> None:
     assert None not in {stack for _, stack in receiver.rows}
 
 
+def test_the_limit_can_change_while_running() -> None:
+    """A server that takes less than the one before gets smaller messages from the next window on."""
+    sender = batcher()
+    assert len(sender.messages(large_window(1000))) == 1
+    sender.limit_messages(10_000)
+    sender.note_dropped(sender.messages(window_of({}, index=1))[0], "message_refused")
+    assert max(len(message.payload) for message in sender.messages(large_window(1000))) <= 10_000
+
+
 @pytest.mark.parametrize("limit", ["raw_bytes", "entries", "stacks", "frames"])
 def test_messages_stay_below_every_limit_of_the_receiver(limit: str) -> None:
     """Each limit is set low by itself, and the receiver enforces it."""
