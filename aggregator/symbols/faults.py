@@ -23,6 +23,8 @@ class Fault(StrEnum):
     NO_SYMBOLS = "no_symbols"
     NO_BUILD_ID = "no_build_id"
     WRONG_BUILD_ID = "wrong_build_id"
+    CONFLICT = "conflict"
+    """Another content names the same build, differently, and came first."""
     KALLSYMS = "bad_kallsyms"
     MEMORY = "memory_limit"
     CPU = "cpu_limit"

@@ -20,6 +20,7 @@ from aggregator.symbols.sandbox import WorkerLimits
 from aggregator.symbols.table import SymbolTable
 from aggregator.symbols.tablefile import read_verified
 from fleetflame.buildid import BuildId
+from fleetflame.model import Segment
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Inspected:
     own_note: bool
     debug_link: tuple[str, int] | None = None
     """Name of the debug file and its CRC-32, from `.gnu_debuglink`."""
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ def inspect(path: Path, limits: WorkerLimits) -> Inspected:
             build_id=note or elf_file.file_identity(elf),
             own_note=note is not None,
             debug_link=elf_file.debug_link(elf),
+            segments=elf_file.executable_segments(elf),
         )
 
 

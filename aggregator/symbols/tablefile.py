@@ -56,6 +56,14 @@ def write_table(file: BinaryIO, table: SymbolTable) -> None:
     file.flush()
 
 
+def digest_of(table: SymbolTable) -> str:
+    """SHA-256, in hex, of what the table says: equal for files that name every address alike."""
+    digest = hashlib.sha256()
+    for name in _COLUMNS:
+        digest.update(getattr(table, name).tobytes())
+    return digest.hexdigest()
+
+
 def read_verified(path: Path) -> SymbolTable:
     """The table of a file that came from a worker. Raises SymbolFileError(BAD_RESULT) if anything in it is unsound."""
     with path.open("rb") as file:
