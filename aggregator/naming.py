@@ -49,11 +49,11 @@ SUFFIXES = {
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffix in SUFFIXES.items()}
 _TRUNCATED = "[truncated: "
 
-# What may not stand in a line of text: C0 and C1 controls, line and paragraph separators, lone surrogates. And marks
+# What may not stand in a line of text or in XML: controls, line separators, lone surrogates, noncharacters. And marks
 # that reorder the text after them (UAX #9), with which one name could pass for another: none is part of an identifier.
 _BREAKS = re.compile("[\t\n\v\f\r\x85\u2028\u2029]")
 _INERT = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
 )
 
 

@@ -117,6 +117,7 @@ def build_profile(  # noqa: PLR0913 - the five are what a store and a symbolizer
         period_ns=selected.period_ns,
         from_ns=query.from_ns,
         until_ns=query.until_ns,
+        title=str(query.selector),
     )
     return Profile(
         origin=origin,

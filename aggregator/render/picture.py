@@ -1,0 +1,155 @@
+"""What a flame graph shows, before it is SVG or HTML: which frames, where, in which colours, with which words.
+
+Frames narrower than a limit are left out here, once, on the server. Their samples stay in the width of the frame above
+them, and the picture says how many were left out.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.fold import Folded
+from aggregator.naming import FrameKind
+from aggregator.render import wording
+from aggregator.render.palette import TITLES, color_class, key_class
+from aggregator.trie import Trie, prune, starts
+
+U64 = NDArray[np.uint64]
+F64 = NDArray[np.float64]
+
+ROOT_NAME = "all"
+ROOT_CLASS = "r0"
+
+
+class Layout(StrEnum):
+    """Where the root is: at the bottom, as flames have it, or at the top."""
+
+    FLAME = "flame"
+    ICICLE = "icicle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the reader may choose. Raises ValueError for a width without room."""
+
+    title: str = ""
+    """Instead of the profile's own."""
+    layout: Layout = Layout.FLAME
+    width: int = 1200
+    """Pixels of an SVG picture where no script adapts it to the window."""
+    min_width: float = 0.1
+    """Pixels below which an SVG picture leaves a frame out."""
+    max_frames: int = 100_000
+    """Frames that an HTML picture holds: the widest ones."""
+
+    def __post_init__(self) -> None:
+        if self.width < 400 or self.min_width < 0 or self.max_frames < 1:
+            raise ValueError("a picture is 400 pixels wide or more and has one frame at least")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One entry of the legend: class of its colour, what it is, and its share of the samples in words."""
+
+    color: str
+    title: str
+    share: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Frames by node of `trie`, whose items are indices into `names`. Node 0 is all there is.
+
+    `weight` is what widths are in proportion to: nanoseconds where they are known, else samples; `start` is where a
+    node begins, in the same unit. `colors` are classes; `counts` has the columns that tooltips speak of.
+    """
+
+    title: str
+    facts: tuple[str, ...]
+    legend: tuple[Key, ...]
+    layout: Layout
+    trie: Trie
+    names: tuple[str, ...]
+    start: U64
+    weight: U64
+    colors: tuple[str, ...]
+    color: NDArray[np.uint8]
+    counts: tuple[U64, ...]
+    own: U64
+    timed: bool
+    culled: int
+
+    @property
+    def total(self) -> int:
+        """The weight of the whole width."""
+        return int(self.weight[0])
+
+
+def picture_of(folded: Folded, options: Options, *, limit: int) -> Picture:
+    """The picture of `folded`, without frames of less weight than `limit`."""
+    weight = folded.total_values()
+    keep = weight >= max(limit, 1)
+    keep[0] = True
+    start = starts(folded.trie, weight)
+    trie, kept = prune(folded.trie, keep)
+    kinds = folded.kinds()
+    colors, color = _colors(folded.names, trie, kinds[kept])
+    total = int(weight[0])
+    completeness = folded.completeness()
+    culled = len(folded.trie) - len(trie)
+    return Picture(
+        title=options.title or folded.origin.title or "fleetflame",
+        facts=(
+            *wording.amount(completeness, total, folded.origin, timed=folded.timed),
+            *wording.wholeness(completeness),
+            *([f"{culled:,} narrow frames left out"] if culled else []),
+        ),
+        legend=_legend(folded, kinds),
+        layout=options.layout,
+        trie=trie,
+        names=folded.names,
+        start=start[kept],
+        weight=weight[kept],
+        colors=colors,
+        color=color,
+        counts=(folded.total_counts()[kept],),
+        own=folded.count[kept],
+        timed=folded.timed,
+        culled=culled,
+    )
+
+
+def widest(weight: U64, frames: int) -> int:
+    """The least weight at which no more than `frames` nodes are left."""
+    if len(weight) <= frames:
+        return 1
+    return int(np.partition(weight, len(weight) - frames - 1)[len(weight) - frames - 1]) + 1
+
+
+def _colors(names: tuple[str, ...], trie: Trie, kinds: NDArray[np.uint8]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The class of each node, as index into the classes that occur."""
+    pairs, index = np.unique(trie.item * 16 + kinds, return_inverse=True)
+    classes = [color_class(names[pair >> 4], FrameKind(pair & 15)) for pair in pairs.tolist()]
+    colors = (ROOT_CLASS, *sorted(set(classes)))
+    number = {name: at for at, name in enumerate(colors)}
+    color = np.array([number[name] for name in classes], np.uint8)[index]
+    color[0] = 0
+    return colors, color
+
+
+def _legend(folded: Folded, kinds: NDArray[np.uint8]) -> tuple[Key, ...]:
+    """The kinds that occur, with the share of samples that ended in a frame of the kind."""
+    own = folded.value
+    total = int(own.sum())
+    entries = []
+    for kind in (kind for kind in FrameKind if kind not in (FrameKind.LABEL, FrameKind.PROCESS)):
+        nodes = kinds == kind
+        nodes[0] = False
+        if nodes.any():
+            part = int(own[nodes].sum())
+            # How many stacks are not whole stands among the facts; a share of their ends would be another number.
+            part_of = "" if kind in (FrameKind.UNKNOWN, FrameKind.TRUNCATED) else wording.share(part, total)
+            entries.append(Key(color=key_class(kind), title=TITLES[kind], share=part_of))
+    return tuple(entries)
