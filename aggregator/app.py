@@ -15,14 +15,11 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Sequence
 
-import numpy as np
 import prometheus_client
 import uvicorn
 from nats.js import JetStreamContext
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 
 from aggregator import bus
@@ -33,6 +30,7 @@ from aggregator.ingest import Ingest
 from aggregator.query import QueryService
 from aggregator.storage import Store
 from aggregator.storage.types import StorageOptions
+from aggregator.symbols.service import SymbolConfig, SymbolService
 from fleetflame.errors import FleetflameError
 from fleetflame.model import Mapping
 
@@ -72,16 +70,24 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
     async with contextlib.AsyncExitStack() as stack:
         store = await asyncio.to_thread(Store, storage_options(config))
         stack.push_async_callback(asyncio.to_thread, store.close)
-        queries = QueryService(store, _nameless, config.limits)
-        stack.push_async_callback(asyncio.to_thread, queries.close)
         client = await stack.enter_async_context(bus.connected(config.nats))
         jetstream = client.jetstream()
+        symbols = SymbolService(
+            symbol_config(config), client=client, seen=lambda: [build.mapping for build in store.builds()]
+        )
+        await stack.enter_async_context(symbols.running())
+        queries = QueryService(store, symbols.lookup, config.limits)
+        stack.push_async_callback(asyncio.to_thread, queries.close)
 
         async def subscribe() -> JetStreamContext.PullSubscription:
             await bus.ensure_streams(jetstream)
             return await bus.batches(jetstream)
 
-        ingest = Ingest(subscribe, jetstream, store)
+        def seen(node: str, mappings: Sequence[Mapping]) -> None:
+            for mapping in mappings:
+                symbols.fetcher.want(mapping, node)
+
+        ingest = Ingest(subscribe, jetstream, store, seen=seen)
         tasks = await stack.enter_async_context(_tasks())
         tasks.create_task(ingest.run(), name="ingest")
         stack.callback(ingest.stop)
@@ -94,7 +100,7 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
             config=config,
             store=store,
             queries=queries,
-            symbols=None,
+            symbols=symbols,
             clock=time.time_ns,
             troubles=troubles,
             version=importlib.metadata.version("fleetflame"),
@@ -162,6 +168,17 @@ def storage_options(config: AggregatorConfig) -> StorageOptions:
     )
 
 
+def symbol_config(config: AggregatorConfig) -> SymbolConfig:
+    """What the symbol service is told of the configuration."""
+    return SymbolConfig(
+        folder=config.symbols_folder,
+        budget=config.symbols_budget,
+        debug_dirs=config.debug_dirs,
+        debuginfod_urls=config.debuginfod_urls,
+        upload_bytes=config.upload_bytes,
+    )
+
+
 @contextlib.contextmanager
 def _listening(address: Address) -> Iterator[socket.socket]:
     """A socket that listens on `address`. Before anything else is started, because it fails fastest."""
@@ -175,16 +192,3 @@ def _listening(address: Address) -> Iterator[socket.socket]:
         ) from None
     with listener:
         yield listener
-
-
-@dataclass(frozen=True, slots=True)
-class _Nameless:
-    offsets: NDArray[np.uint32]
-    function: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    file: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    line: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    strings: tuple[str, ...] = ("",)
-
-
-def _nameless(_: Mapping, addresses: NDArray[np.uint64]) -> _Nameless:
-    return _Nameless(np.zeros(len(addresses) + 1, np.uint32))

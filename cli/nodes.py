@@ -27,6 +27,13 @@ def command(*, client: "Client", as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    columns = [Column("node"), Column("samples", number=True), Column("lost", number=True), Column("last seen")]
-    rows = [(node["node"], node["stored"], node["lost"], node["last_seen"]) for node in answer["nodes"]]
+    columns = [
+        Column("node"),
+        Column("samples", number=True),
+        Column("lost", number=True),
+        Column("Hz", number=True),
+        Column("last seen"),
+    ]
+    names = ("node", "stored", "lost", "frequency", "last_seen")
+    rows = [["" if node[name] is None else node[name] for name in names] for node in answer["nodes"]]
     print_table(columns, rows, empty="no node has sent samples yet")

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 @json_option
 @with_client
 def command(*, client: "Client", as_json: bool) -> int:
-    """Show the ledger, per node and in all: taken = stored + lost. Exit code 1 if it does not balance.
+    """Show the ledger, per node and in all. Exit code 1 if the books do not balance.
+
+    taken = stored + lost + rejected + missing + in flight. Nothing may be missing.
 
     \b
     Examples:
@@ -28,17 +30,24 @@ def command(*, client: "Client", as_json: bool) -> int:
         print_json(answer)
     else:
         _print(answer)
-    return 0 if answer["balanced"] else 1
+    return 0 if answer["balances"] else 1
 
 
 def _print(answer: dict[str, Any]) -> None:
-    from cli.output import Column, print_table
+    from cli.output import Column, note, print_table
 
-    names = ("taken", "stored", "lost", "rejected", "missing")
-    columns = [Column("node"), *(Column(name, number=True) for name in names), Column("balance")]
-    rows = [_row(name, names, node) for name, node in ((node["node"], node) for node in answer["nodes"])]
-    print_table(columns, [*rows, _row("all", names, answer["total"])], empty="no samples yet")
+    names = ("taken", "stored", "lost", "rejected", "missing", "in_flight")
+    columns = [Column("node"), *(Column(name.replace("_", " "), number=True) for name in names), Column("books")]
+    accounts = [*((node["node"], node) for node in answer["nodes"]), ("(all)", answer["total"])]
+    rows = [[name, *(account[each] for each in names), _books(account)] for name, account in accounts]
+    print_table(columns, rows if answer["nodes"] else [], empty="no node has sent samples yet")
+    for title, key in (("lost", "lost_by_reason"), ("stored with a placeholder", "degraded_by_reason")):
+        if reasons := answer["total"][key]:
+            told = ", ".join(
+                f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])
+            )
+            note(f"{title}: {told}")
 
 
-def _row(name: str, names: tuple[str, ...], sums: dict[str, Any]) -> list[object]:
-    return [name, *(sums.get(each, 0) for each in names), "ok" if sums["balanced"] else f"off by {sums['difference']}"]
+def _books(account: dict[str, Any]) -> str:
+    return "balance" if account["balances"] else f"off by {account['difference']}"

@@ -46,16 +46,11 @@ def missing(*, client: "Client", as_json: bool) -> None:
 
 @command.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@option(
-    "--build",
-    "build_id",
-    envvar="FLEETFLAME_SYMBOLS_UPLOAD_BUILD",
-    default="",
-    metavar="BUILD_ID",
-    help="Refuse a file of another build than this.",
-)
+@option("--build-id", default="", metavar="ID", help="Refuse a file of another build; this one may be yet to run.")
+@option("--replace", is_flag=True, help="Use the file whatever else there is for its build.")
+@option("--force", is_flag=True, help="Take files of builds that were never sampled.")
 @with_client
-def upload(*, client: "Client", paths: tuple[Path, ...], build_id: str) -> int:
+def upload(*, client: "Client", paths: tuple[Path, ...], **values: Any) -> int:
     """Give the aggregator ELF files with symbols: executables, libraries, or separate debug files.
 
     A file's build ID is read from the file. Profiles that were taken before get the names as well.
@@ -65,26 +60,25 @@ def upload(*, client: "Client", paths: tuple[Path, ...], build_id: str) -> int:
       fleetflame symbols upload ./build/checkout
       fleetflame symbols upload /usr/lib/debug/.build-id/3f/*.debug
     """
-    import click as terminal
-
     failures = 0
     for path in paths:
         try:
-            answer = _upload(client, path, build_id)
+            answer = _upload(client, path, values)
         except FleetflameError as error:
             if len(paths) == 1:
                 raise
             failures += 1
-            terminal.echo(f"fleetflame: `{path}`: {error.message}", err=True)
+            click.echo(f"fleetflame: `{path}`: {error.message}", err=True)
             continue
-        terminal.echo(f"{answer['build_id']}\t{answer['status']}\t{path}")
+        click.echo(f"{answer['build_id']}\t{answer['verdict']}\t{answer['quality']}\t{path}")
     return 1 if failures else 0
 
 
-def _upload(client: "Client", path: Path, build_id: str) -> dict[str, Any]:
+def _upload(client: "Client", path: Path, values: dict[str, Any]) -> dict[str, Any]:
     from cli.progress import tracked
 
-    params = [("path", str(path.absolute())), *((("build", build_id),) if build_id else ())]
+    given = [(name, values[name]) for name in ("build_id", "replace", "force") if values[name]]
+    params = [("name", path.name), *((name, "true" if value is True else value) for name, value in given)]
     try:
         with path.open("rb") as source:
             size = path.stat().st_size
@@ -104,13 +98,27 @@ def _show(client: "Client", *, as_json: bool, missing: bool) -> None:
         print_json(answer)
         return
     if missing:
-        columns = [Column("build ID"), Column("reason"), Column("path")]
-        rows = [[row["build_id"], row["reason"], row["path"]] for row in answer["missing"]]
+        columns = [Column("build ID"), Column("symbols"), Column("reason"), Column("path")]
+        rows = [[row["build_id"], row["quality"], row["reason"], row["path"]] for row in answer["missing"]]
         print_table(columns, rows, empty="every sampled build has symbols")
         return
-    columns = [Column("build ID"), Column("quality"), Column("source"), Column("size", number=True), Column("path")]
+    columns = [
+        Column("build ID"),
+        Column("symbols"),
+        Column("functions", number=True),
+        Column("size", number=True),
+        Column("source"),
+        Column("path"),
+    ]
     rows = [
-        [row["build_id"], row["quality"], row["source"], human_size(row["bytes"]), row["path"]]
+        [
+            row["build_id"],
+            row["quality"],
+            row["functions"],
+            human_size(row["bytes"]),
+            row["source"],
+            row["path"] or row["where"],
+        ]
         for row in answer["symbols"]
     ]
     print_table(columns, rows, empty="no symbols yet")

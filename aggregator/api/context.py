@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aggregator.config import AggregatorConfig
 
 if TYPE_CHECKING:
     from aggregator.query import QueryService
     from aggregator.storage import Store
+    from aggregator.symbols.service import SymbolService
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class Context:
     config: AggregatorConfig
     store: "Store"
     queries: "QueryService"
-    symbols: Any
+    symbols: "SymbolService"
     clock: Callable[[], int]
     """Nanoseconds since 1970."""
     troubles: Callable[[], dict[str, str]]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aggregator import metrics
-from aggregator.api import catalog, health, openapi, page, profiles
+from aggregator.api import catalog, health, openapi, page, profiles, symbols
 from aggregator.api.answers import ApiError, error_answer, json_answer
 from aggregator.api.context import Context
 from aggregator.api.endpoint import Asked, Endpoint, read_params
@@ -52,11 +52,39 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answers={"application/json": "`series`, and how many there are in `total`"},
     ),
     Endpoint(
+        path="/api/v1/nodes",
+        handler=catalog.nodes,
+        summary="Nodes, with what became of their samples and when they were last heard of.",
+        answers={"application/json": "`nodes`, by name"},
+    ),
+    Endpoint(
+        path="/api/v1/status",
+        handler=catalog.status,
+        summary="The ledger: taken = stored + lost + rejected + missing + in flight, per node and in all.",
+        answers={"application/json": "`balances`, `total`, `nodes`"},
+    ),
+    Endpoint(
         path="/api/v1/builds",
         handler=catalog.builds,
         summary="Files, kernels and modules that samples refer to, by build ID.",
         params=(catalog.LIMIT,),
         answers={"application/json": "`builds`, and how many there are in `total`"},
+    ),
+    Endpoint(
+        path="/api/v1/symbols",
+        handler=symbols.symbols,
+        summary="Builds that have symbols, or with `missing` those that lack them.",
+        params=symbols.LIST_PARAMS,
+        answers={"application/json": "`symbols`, or `missing` with reasons"},
+    ),
+    Endpoint(
+        path="/api/v1/symbols",
+        method="POST",
+        handler=symbols.upload,
+        summary="Give an ELF file with symbols: an executable, a library, or a separate debug file.",
+        params=symbols.UPLOAD_PARAMS,
+        body="The ELF file.",
+        answers={"application/json": "what is now kept for its build, and the verdict"},
     ),
     Endpoint(
         path="/api/v1/openapi.json",

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from aggregator.api.context import Context
 from aggregator.api.routes import create_app
+from aggregator.app import symbol_config
 from aggregator.config import AggregatorConfig
 from aggregator.query import QueryService
 from aggregator.storage import Store
 from aggregator.storage.types import StorageOptions
+from aggregator.symbols.service import SymbolService
 from fleetflame.model import Mapping
 from tests.aggregator.storage.fleet import DAY, accepted, random_fleet
 
@@ -66,12 +68,13 @@ async def service(store: Store, tmp_path: Path) -> AsyncIterator[Service]:
     """The application as it runs, without sockets."""
     config = AggregatorConfig(storage=str(tmp_path))
     queries = QueryService(store, symbolize, config.limits)
+    symbols = SymbolService(symbol_config(config), seen=lambda: [build.mapping for build in store.builds()])
     troubles: dict[str, str] = {}
     context = Context(
         config=config,
         store=store,
         queries=queries,
-        symbols=None,
+        symbols=symbols,
         clock=lambda: (DAY + 600) * 10**9,
         troubles=lambda: troubles,
         version="1.2.3",

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -215,3 +217,71 @@ async def test_builds_are_listed_with_their_ids(service: Service) -> None:
         ("file", "01", "/usr/lib/libc.so.6"),
         ("kernel", "02", "[kernel]"),
     }
+
+
+async def test_nodes_have_their_books(service: Service) -> None:
+    """What each sent, and when it was last heard of."""
+    nodes = (await service.client.get("/api/v1/nodes")).json()["nodes"]
+    assert [node["node"] for node in nodes] == ["web-0.example", "web-1.example", "web-2.example"]
+    assert sum(node["stored"] for node in nodes) == SAMPLES
+    assert all(node["last_seen"].startswith("2026-") and node["frequency"] == 19 for node in nodes)
+
+
+async def test_the_status_adds_up(service: Service) -> None:
+    """taken = stored + lost + rejected + missing + in flight."""
+    status = (await service.client.get("/api/v1/status")).json()
+    parts = ("stored", "lost", "rejected", "missing", "in_flight")
+    for account in (*status["nodes"], status["total"]):
+        assert account["taken"] == sum(account[part] for part in parts)
+        assert account["balances"]
+    assert status["balances"]
+    assert status["total"]["stored"] == SAMPLES
+
+
+async def test_builds_without_symbols_are_missing(service: Service) -> None:
+    """With what was found when they were looked for."""
+    assert (await service.client.get("/api/v1/symbols")).json() == {"symbols": []}
+    missing = (await service.client.get("/api/v1/symbols?missing=true")).json()["missing"]
+    assert {(row["path"], row["quality"], row["reason"]) for row in missing} == {
+        ("/usr/lib/libc.so.6", "none", "not_searched"),
+        ("[kernel]", "none", "not_searched"),
+    }
+
+
+async def test_an_upload_names_its_build(service: Service) -> None:
+    """This machine's own Python, given as if it were yet to run."""
+    body = Path(sys.executable).resolve().read_bytes()
+    answer = await service.client.post("/api/v1/symbols?force=true&name=python", content=body)
+    told = answer.json()
+    assert answer.status_code == 200, told
+    assert (told["verdict"], told["source"], told["seen"]) == ("taken", "upload", False)
+    assert told["functions"] > 100
+    listed = (await service.client.get("/api/v1/symbols")).json()["symbols"]
+    assert [row["build_id"] for row in listed] == [told["build_id"]]
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "code", "message"),
+    [
+        ("", b"", 400, "empty", "no body"),
+        ("", b"#!/bin/sh\n", 422, "not_elf", "ELF"),
+        ("?build_id=xyz", b"\x7fELF", 400, "bad_request", "build ID"),
+        ("?nam=x", b"\x7fELF", 400, "bad_request", "unknown parameter `nam`"),
+    ],
+)
+async def test_what_is_no_symbol_file_is_refused(
+    service: Service, query: str, body: bytes, status: int, code: str, message: str
+) -> None:
+    """With the reason that it is counted under."""
+    answer = await service.client.post(f"/api/v1/symbols{query}", content=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code)
+    assert message in error["message"]
+
+
+async def test_uploads_are_bounded_whatever_they_say(service: Service) -> None:
+    """By what arrives, and by what is announced."""
+    limit = service.context.config.upload_bytes
+    announced = await service.client.post("/api/v1/symbols", content=b"x", headers={"content-length": str(limit + 1)})
+    assert announced.status_code == 413
+    assert announced.json()["error"]["code"] == "too_large"
