@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from aggregator.fold import fold
 from aggregator.profile import Profile
-from aggregator.render import folded
+from aggregator.render import folded, json, speedscope, svg, table
 
 
 class Format(StrEnum):
@@ -32,10 +32,22 @@ class Form:
     """It has scripts of its own and is shown in a sandbox."""
 
 
+def _speedscope(profile: Profile) -> bytes:
+    return speedscope.render(fold(profile), files=speedscope.source_lines(profile))
+
+
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+
 FORMS: dict[Format, Form] = {
-    Format.FOLDED: Form(
-        content_type="text/plain; charset=utf-8",
-        suffix=".folded.txt",
-        render=lambda profile: folded.render(fold(profile)),
+    Format.TABLE: Form(content_type=TEXT, suffix=".txt", render=lambda profile: table.render(fold(profile))),
+    Format.FOLDED: Form(content_type=TEXT, suffix=".folded.txt", render=lambda profile: folded.render(fold(profile))),
+    Format.SVG: Form(
+        content_type="image/svg+xml",
+        suffix=".svg",
+        render=lambda profile: svg.render(fold(profile)),
+        picture=True,
     ),
+    Format.SPEEDSCOPE: Form(content_type=JSON, suffix=".speedscope.json", render=_speedscope),
+    Format.JSON: Form(content_type=JSON, suffix=".json", render=lambda profile: json.render(fold(profile))),
 }

@@ -3,18 +3,22 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from aggregator.api.answers import file_answer
+from aggregator.api.answers import file_answer, json_answer
 from aggregator.api.endpoint import Asked, Param
 from aggregator.api.guard import PICTURE_POLICY
 from aggregator.config import QueryLimits
+from aggregator.fold import fold
 from aggregator.formats import FORMS, Format
 from aggregator.profile import Completeness, Profile
 from aggregator.query import QueryRefusedError, Question, Refusal
+from aggregator.render import table
+from aggregator.render.json import completeness_fields
 from aggregator.selector import parse_selector
 from aggregator.times import DEFAULT_FROM, DEFAULT_UNTIL
 
@@ -28,23 +32,26 @@ KERNEL = Param(name="kernel", help="Whether to keep kernel frames.", default="tr
 FORMAT = Param(name="format", help="What to make of the profile.", default="json", choices=tuple(Format))
 DOWNLOAD = Param(name="download", help="Whether browsers should save the answer to a file.", default="false")
 
-PROFILE_ANSWERS = {form.content_type: f"format `{name}`" for name, form in FORMS.items()}
+LIMIT = Param(name="limit", help="How many functions.", default="50")
+SORT = Param(name="sort", help="What to sort by.", default="self", choices=tuple(table.Order))
+
+PROFILE_ANSWERS = {
+    kind: "format " + ", ".join(f"`{name}`" for name, form in FORMS.items() if form.content_type == kind)
+    for kind in sorted({form.content_type for form in FORMS.values()})
+}
 PROFILE_PARAMS = (QUERY, FROM, UNTIL, BY, KERNEL, FORMAT, DOWNLOAD)
+TOP_PARAMS = (QUERY, FROM, UNTIL, BY, KERNEL, LIMIT, SORT)
+MAX_ROWS = 10_000
 
 
 async def profile(asked: Asked) -> Response:
     """One profile in one format."""
-    question = Question(
-        selector=parse_selector(asked.text("query")),
-        time=asked.time(),
-        by=asked.many("by"),
-        kernel=asked.flag("kernel"),
-    )
+    question = question_of(asked)
     form = FORMS[Format(asked.text("format"))]
     limits = asked.context.queries.limits
 
     def render(found: Profile) -> tuple[bytes, Completeness]:
-        return bounded(form.render(found), limits), found.completeness
+        return bounded(form.render(titled(found, str(question.selector))), limits), found.completeness
 
     body, completeness = await while_connected(asked.request, asked.context.queries.ask((question,), render))
     headers = {"fleetflame-samples": samples_header(completeness)}
@@ -52,6 +59,51 @@ async def profile(asked: Asked) -> Response:
         headers["content-security-policy"] = PICTURE_POLICY
     name = f"{question.selector.type}{form.suffix}" if asked.flag("download") else ""
     return await file_answer(asked.request, body, content_type=form.content_type, name=name, headers=headers)
+
+
+async def top(asked: Asked) -> Response:
+    """The functions with the most samples, as JSON."""
+    question, limit = question_of(asked), asked.number("limit", least=1, most=MAX_ROWS)
+    order = table.Order(asked.text("sort"))
+
+    def render(found: Profile) -> tuple[dict[str, Any], Completeness]:
+        rows = table.top(fold(found), limit=limit, order=order)
+        return _top_answer(rows, found.completeness), found.completeness
+
+    answer, completeness = await while_connected(asked.request, asked.context.queries.ask((question,), render))
+    response = json_answer(answer)
+    response.headers["fleetflame-samples"] = samples_header(completeness)
+    return response
+
+
+def question_of(asked: Asked) -> Question:
+    """The question that the parameters of a profile ask. Raises UsageError."""
+    return Question(
+        selector=parse_selector(asked.text("query")),
+        time=asked.time(),
+        by=asked.many("by"),
+        kernel=asked.flag("kernel"),
+    )
+
+
+def titled(profile: Profile, title: str) -> Profile:
+    """The same profile under a title, which pictures show."""
+    return replace(profile, origin=replace(profile.origin, title=title))
+
+
+def _top_answer(top: table.Top, completeness: Completeness) -> dict[str, Any]:
+    rows = [
+        {
+            "name": row.name,
+            "kind": row.kind.name.lower(),
+            "self": row.self_count,
+            "total": row.total_count,
+            "self_ns": row.self_value,
+            "total_ns": row.total_value,
+        }
+        for row in top.rows
+    ]
+    return {"functions": top.functions, "nanoseconds": top.value, **completeness_fields(completeness), "rows": rows}
 
 
 def samples_header(completeness: Completeness) -> str:

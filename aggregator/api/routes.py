@@ -31,6 +31,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answers=profiles.PROFILE_ANSWERS,
     ),
     Endpoint(
+        path="/api/v1/top",
+        handler=profiles.top,
+        summary="The functions with the most samples.",
+        params=profiles.TOP_PARAMS,
+        answers={"application/json": "`rows`, with samples and nanoseconds of each function, itself and in all"},
+    ),
+    Endpoint(
         path="/api/v1/labels",
         handler=catalog.labels,
         summary="Names of the labels that series have.",
