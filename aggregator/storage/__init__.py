@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator import metrics
 from aggregator.ledger import Account, FleetLedger, make_ledger
 from aggregator.selector import Matcher
-from aggregator.storage import accounts, announced, frames, schema, select
+from aggregator.storage import accounts, announced, frames, retention, rollup, schema, select
 from aggregator.storage.accept import Numbers
 from aggregator.storage.announced import Rejection
 from aggregator.storage.engine import Engine
@@ -26,6 +27,7 @@ from aggregator.storage.types import (
     Selected,
     StorageOptions,
     Stored,
+    Usage,
 )
 from aggregator.storage.writer import Writer, known_batches
 from fleetflame.model import Labels, Mapping, NamedFrame
@@ -44,7 +46,7 @@ class Store:
         except BaseException:
             self.engine.close()
             raise
-        self._dropped_until = schema.read_state(self.engine, "dropped_until") or 0
+        self._dropped_until = schema.read_state(self.engine, retention.DROPPED_UNTIL) or 0
         self._writer = Writer(self.engine)
         self._frames = frames.FrameStore(self.engine)
 
@@ -100,6 +102,22 @@ class Store:
         """Label sets that match, of the days that [from_ns, until_ns) touches, sorted."""
         _, labels = select.find_series(self.engine, matchers, *select.seconds(from_ns, until_ns))
         return sorted(labels)
+
+    def upkeep(self, now: int | None = None) -> Usage:
+        """What has to be done now and then (every minute): sums of hours that are over, and dropping what is too old
+        or too much. Any number of aggregators may do it at once. Raises StoreError."""
+        now = int(time.time()) if now is None else now
+        rollup.roll_up(self.engine, now)
+        rollup.remove_former(self.engine, now)
+        retention.drop_old(self.engine, self.options, now, self._note_dropped)
+        retention.drop_beyond_budget(self.engine, self.options, now, self._note_dropped)
+        self._dropped_until = schema.read_state(self.engine, retention.DROPPED_UNTIL) or 0
+        found = retention.usage(self.engine)
+        metrics.DISK_BYTES.set(found.bytes_on_disk)
+        return found
+
+    def _note_dropped(self, until: int) -> None:
+        self._dropped_until = max(self._dropped_until, until)
 
     def label_names(self, from_ns: int, until_ns: int) -> list[str]:
         """Names of the labels of that time."""

@@ -79,6 +79,11 @@ class Engine:
             self._folder.close()
             self._folder = None
 
+    def local(self, table: str) -> str:
+        """Where statements about parts of `table` go: in a cluster, to every server's own table."""
+        cluster = self._options.cluster
+        return f"{table}_local ON CLUSTER {cluster}" if cluster else table
+
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Columns:
         """What `sql` selects. Waits for a free reader. Raises StoreError, UsageError for a regular expression."""
         with self._reader() as handle, _translated("query"):

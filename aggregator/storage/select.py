@@ -13,7 +13,6 @@ rows, which costs several times as much and is hardly ever needed. In that order
 together, so without a double marker afterwards there were no double rows before.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -103,23 +102,29 @@ def conditions(matchers: Iterable[Matcher]) -> tuple[str, dict[str, str]]:
 
 
 def make_plan(engine: Engine, start: int, end: int) -> Plan:
-    """How to read [start, end): whole hours whose sums are in step from the roll-up, the rest in full."""
-    first, last = -(-start // HOUR_S) * HOUR_S, end // HOUR_S * HOUR_S
-    if first >= last:
-        return Plan(((start, end),), ())
+    """How to read [start, end): whole hours whose sums are in step from the roll-up, the rest in full.
+
+    Where the samples themselves are gone, sums are all there is: an hour counts then if it begins in the range.
+    """
     answer = engine.query(
-        "SELECT hour, latest, summed = present OR present = 0 AS good FROM"
-        " (SELECT hour, max(version) AS latest, argMax(batches, version) AS summed FROM hours"
-        f" WHERE hour >= {first} AND hour < {last} GROUP BY hour) AS h LEFT JOIN"
+        "SELECT toUInt64(hour) AS begin, latest, summed, present FROM"
+        " (SELECT hour, maxIf(version, done) AS latest, argMaxIf(batches, version, done) AS summed FROM hours"
+        f" WHERE hour >= {start // HOUR_S * HOUR_S} AND hour < {end} GROUP BY hour HAVING latest > 0) AS h LEFT JOIN"
         " (SELECT toStartOfHour(time) AS hour, count() AS present FROM samples"
-        f" WHERE type = '' AND series = 0 AND time >= {first} AND time < {last} GROUP BY hour) AS r USING hour"
+        f" WHERE type = '' AND series = 0 AND time >= {start // HOUR_S * HOUR_S}"
+        f" AND time < {min(-(-end // HOUR_S) * HOUR_S, MAX_SECOND)} GROUP BY hour) AS r USING hour ORDER BY begin"
     )
-    good = answer.numbers("good", "u1").astype(np.bool_)
-    rolled = dict(zip(answer.numbers("hour").tolist(), answer.numbers("latest").tolist(), strict=True))
-    rolled = {hour: rolled[hour] for hour in answer.numbers("hour")[good].tolist()}
-    edges = sorted({start, end, *rolled, *(hour + HOUR_S for hour in rolled)})
-    raw = [(a, b) for a, b in itertools.pairwise(edges) if a not in rolled]
-    return Plan(tuple(raw), tuple(sorted(rolled.items())))
+    rolled, raw, at = [], [], start
+    columns = [answer.numbers(name).tolist() for name in ("begin", "latest", "summed", "present")]
+    for hour, version, summed, present in zip(*columns, strict=True):
+        whole = start <= hour and hour + HOUR_S <= end
+        if not ((whole and summed == present) or (present == 0 and hour >= start)):
+            continue
+        rolled.append((hour, version))
+        raw.append((at, hour))
+        at = hour + HOUR_S
+    raw.append((at, end))
+    return Plan(tuple((a, b) for a, b in raw if a < b), tuple(rolled))
 
 
 def doubled(engine: Engine, ranges: Sequence[tuple[int, int]]) -> bool:

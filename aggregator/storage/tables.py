@@ -81,13 +81,12 @@ SAMPLES_HOUR = Table(
 
 HOURS = Table(
     name="hours",
-    columns={"hour": _TIME, "version": "UInt64", "batches": "UInt64", "rows": "UInt64"},
-    order_by="hour",
+    columns={"hour": _TIME, "version": "UInt64", "batches": "UInt64", "done": "UInt8"},
+    order_by="hour, version, done",
     shard_by="hour",
     partition_by="toYYYYMM(hour)",
     time="hour",
     keep=Keep.ROLLED,
-    version="version",
 )
 
 SERIES = Table(

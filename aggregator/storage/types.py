@@ -42,6 +42,8 @@ class StorageOptions:
 
     location: str
     """A folder for the embedded engine, or `http(s)://user:password@host:port/database`."""
+    cluster: str = ""
+    """Name of the server's cluster, where tables are replicated and distributed over one."""
     memory_bytes: int = 512 << 20
     """Of the embedded engine, queries included. What a group-by needs beyond half of it goes to the disk."""
     disk_bytes: int = 10 << 30
@@ -56,6 +58,8 @@ class StorageOptions:
     def __post_init__(self) -> None:
         if not self.location:
             raise UsageError("no place to store samples", hint="name a folder or a ClickHouse URL with --storage")
+        if self.cluster and not self.cluster.replace("_", "").replace("-", "").isalnum():
+            raise UsageError(f"not a cluster name: `{self.cluster}`", hint="use letters, digits, `_` and `-`")
         if self.raw_days < 1 or self.rolled_days < self.raw_days:
             raise UsageError(
                 f"retention of {self.raw_days} days raw and {self.rolled_days} days rolled up",
