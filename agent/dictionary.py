@@ -60,7 +60,7 @@ class StackDictionary:
         return numbers
 
 
-def frame_bytes(stacks: StackTable, mappings: Sequence[Mapping], named: Sequence[NamedFrame]) -> bytes:
+def frame_bytes(stacks: StackTable, mappings: Sequence[Mapping], named: Sequence[NamedFrame]) -> memoryview:
     """The content of every frame, FRAME_BYTES each, in the table's order."""
     kind_keys = np.array([_mapping_key(mapping) for mapping in mappings], np.uint64)
     frames = np.empty((len(stacks.mapping), 2), ">u8")
@@ -70,19 +70,18 @@ def frame_bytes(stacks: StackTable, mappings: Sequence[Mapping], named: Sequence
         names = np.array([_named_key(frame) for frame in named], np.uint64)
         is_named = np.array([mapping.kind in NAMED_KINDS for mapping in mappings], bool)[stacks.mapping]
         frames[is_named, 1] = names[stacks.address[is_named].astype(np.int64)]
-    return frames.tobytes()
+    return frames.reshape(-1).view(np.uint8).data
 
 
-def stack_ids(frames: bytes, offsets: NDArray[np.uint32], stacks: NDArray[np.integer]) -> NDArray[np.uint64]:
+def stack_ids(frames: memoryview, offsets: NDArray[np.uint32], stacks: NDArray[np.integer]) -> NDArray[np.uint64]:
     """The identity of each of `stacks`: places in the table whose frames lie at FRAME_BYTES * offsets."""
-    view = memoryview(frames)
-    digests = [blake2b(view[start:end], digest_size=8).digest() for start, end in _extents(offsets, stacks)]
+    digests = [blake2b(frames[start:end], digest_size=8).digest() for start, end in _extents(offsets, stacks)]
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-def order_by_frames(frames: bytes, offsets: NDArray[np.uint32], stacks: NDArray[np.integer]) -> NDArray[np.int64]:
+def order_by_frames(frames: memoryview, offsets: NDArray[np.uint32], stacks: NDArray[np.integer]) -> NDArray[np.int64]:
     """The order of `stacks` in which neighbours share as many first frames as can be."""
-    content = [frames[start:end] for start, end in _extents(offsets, stacks)]
+    content = [bytes(frames[start:end]) for start, end in _extents(offsets, stacks)]
     return np.array(sorted(range(len(content)), key=content.__getitem__), np.int64)
 
 

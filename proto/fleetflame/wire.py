@@ -126,8 +126,9 @@ def _stacks_message(stacks: StackTable) -> wire_pb2.StackTable:
     return wire_pb2.StackTable(
         shared=shared.tolist(),
         fresh=(np.diff(stacks.offsets.astype(np.int64)) - shared).tolist(),
-        mapping=mapping.tolist(),
-        address=columns.deltas(mapping, stacks.address[fresh]).tolist(),
+        # Not as lists: of 300,000 frames they would take 13 MB.
+        mapping=mapping,
+        address=columns.deltas(mapping, stacks.address[fresh]),
     )
 
 
