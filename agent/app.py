@@ -11,6 +11,7 @@ A part that fails ends the process with an error: whatever runs it starts it aga
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ from agent.kernelmaps import online_cpus
 from agent.labels import Labeller
 from agent.mapsizes import load_options
 from agent.monitor import Monitor
+from agent.node import NodeService
 from agent.normalize import NormalizedWindow, Normalizer
 from agent.processes import ImageTable
 from agent.publish import Publisher
@@ -59,6 +61,7 @@ class Parts:
     batcher: Batcher
     bus: Bus
     publisher: Publisher
+    node: NodeService
     handover: Handover
     stopping: threading.Event
     drained: asyncio.Event
@@ -93,18 +96,20 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         sampler = await asyncio.to_thread(_load, config)
         stack.push_async_callback(asyncio.to_thread, sampler.close)
         builds = Builds()
-        images = ImageTable(builds, on_ready=sampler.mark_ready)
         labeller = Labeller(config.labels)
+        images = ImageTable(builds, on_ready=sampler.mark_ready, on_facts=labeller.notice)
+        kernel = Kernel()
         batcher = Batcher(node=config.node, epoch=os.urandom(16), limits=BatchLimits(message_bytes=MAX_MESSAGE_BYTES))
         parts = Parts(
             config=config,
             sampler=sampler,
             images=images,
             labeller=labeller,
-            normalizer=Normalizer(images, Kernel(), _labels_of(labeller)),
+            normalizer=Normalizer(images, kernel, _labels_of(labeller)),
             batcher=batcher,
             bus=bus,
             publisher=Publisher(bus, queue_bytes=config.queue_bytes, on_drop=batcher.note_dropped),
+            node=NodeService(bus, builds, kernel, about=lambda: _about(config)),
             handover=Handover(asyncio.get_running_loop()),
             stopping=threading.Event(),
             drained=asyncio.Event(),
@@ -117,6 +122,18 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
 
 def _load(config: AgentConfig) -> Sampler:
     return Sampler(load_options(config, cpus=len(online_cpus())), frequency=config.frequency)
+
+
+def _about(config: AgentConfig) -> dict[str, object]:
+    """What `fleetflame nodes` shows besides name and time."""
+    system = os.uname()
+    return {
+        "version": importlib.metadata.version("fleetflame"),
+        "frequency": config.frequency,
+        "cpus": len(online_cpus()),
+        "kernel": system.release,
+        "machine": system.machine,
+    }
 
 
 def _labels_of(labeller: Labeller) -> Callable[[ProcessFacts, str], Labels | None]:
@@ -132,6 +149,7 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
     tasks = [
         asyncio.create_task(_batch(parts), name="batch"),
         asyncio.create_task(parts.publisher.run(), name="publish"),
+        asyncio.create_task(parts.node.run(), name="requests"),
         asyncio.create_task(_refresh_names(parts), name="names"),
     ]
     stopped = asyncio.create_task(stop.wait(), name="stop")

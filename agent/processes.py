@@ -97,6 +97,7 @@ class ImageTable:
         builds: Builds,
         *,
         on_ready: Callable[[int], None] | None = None,
+        on_facts: Callable[[ProcessFacts], None] | None = None,
         proc: str = "/proc",
         max_images: int = MAX_IMAGES,
         clock: Callable[[], float] = time.monotonic,
@@ -105,6 +106,7 @@ class ImageTable:
         self.counts: Counter[Count] = Counter()
         self._snapshots = Snapshots(builds)
         self._on_ready = on_ready
+        self._on_facts = on_facts
         self._proc = proc
         self._max_images = max_images
         self._clock = clock
@@ -277,6 +279,8 @@ class ImageTable:
         image.facts = replace(found[0], build_id=executable.build_id if executable else None)
         image.identity = found[1]
         image.kernel_is_blind = executable is not None and not (executable.elf and executable.elf.gnu)
+        if self._on_facts:
+            self._on_facts(image.facts)
 
     def _examine_executable(self, process: int, facts: ProcessFacts) -> FileFacts | None:
         """Also tells `builds` of it, so that a build ID from the kernel has a path and segments."""
