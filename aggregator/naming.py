@@ -61,12 +61,17 @@ def clean(name: str) -> str:
     """`name` as one field of a folded line: `;` is `:`, white space is a space, other controls are U+FFFD."""
     if name.isascii() and name.isprintable() and ";" not in name and len(name) <= MAX_NAME:
         return name
-    name = _INERT.sub("�", _BREAKS.sub(" ", name)).replace(";", ":")
+    name = inert(name).replace(";", ":")
     suffix = name[-4:] if name[-4:] in _KIND_OF_SUFFIX else ""
     if len(name) - len(suffix) > MAX_NAME:
         digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
         name = f"{name[: MAX_NAME - 9]}…{digest}{suffix}"
     return name
+
+
+def inert(name: str) -> str:
+    """`name` without what acts on a terminal or a page: white space is a space, other controls are U+FFFD."""
+    return name if name.isascii() and name.isprintable() else _INERT.sub("�", _BREAKS.sub(" ", name))
 
 
 def miss_name(number: int) -> str:
