@@ -92,7 +92,7 @@ class Image:
 class ImageTable:
     """Images by id, MAX_IMAGES at most; the one that was not used for longest goes first, and is counted."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # half of them are seams for tests
         self,
         builds: Builds,
         *,
