@@ -1,8 +1,8 @@
 """The builds that this node has seen: what their files are, and where one of them can be opened again.
 
 Facts of a file are kept under what tells one content from another: device, inode, size, and the times of its last
-change. A file that cannot be written to without its ctime moving cannot change under that key. So 500 processes with
-the same libc cost one look at it. Both tables are bounded and forget what was not used for longest.
+change. So 500 processes with the same libc cost one look at it. Both tables are bounded and forget what was not used
+for longest.
 """
 
 import errno
@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from agent.elf import ElfFacts, read_elf
 from agent.facts import open_process
-from agent.openat import OpenMiss, ProcessFiles, file_reader, open_on_host
+from agent.openat import FileStatus, OpenMiss, ProcessFiles, file_reader, open_on_host, status_of
 from agent.window import ID_BYTES
 from fleetflame.buildid import HASHED_BYTES, BuildId, from_file_ends
 from fleetflame.model import Mapping, MappingKind
@@ -65,23 +65,31 @@ class Builds:
         self._proc = proc
         self._max_files = max_files
         self._max_builds = max_builds
-        self._files: OrderedDict[tuple[int, ...], FileFacts] = OrderedDict()
+        self._files: OrderedDict[tuple[object, ...], FileFacts] = OrderedDict()
         self._builds: OrderedDict[BuildId, _Build] = OrderedDict()
         self._by_prefix: dict[bytes, BuildId] = {}
         self._lock = threading.Lock()
 
-    def examine(self, fd: int) -> FileFacts:
-        """Facts of an open regular file. Raises OSError if it cannot be asked for its status."""
-        about = os.fstat(fd)
-        key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    def find(self, status: FileStatus | None) -> FileFacts | None:
+        """Facts of the file in that state, if it was examined before: nothing needs to be opened then."""
+        if status is None:
+            return None
         with self._lock:
-            known = self._files.get(key)
+            known = self._files.get(status.content)
             if known is not None:
-                self._files.move_to_end(key)
-                return known
-        facts = read_file(fd, about.st_size)
+                self._files.move_to_end(status.content)
+            return known
+
+    def examine(self, fd: int) -> FileFacts:
+        """Facts of an open regular file. Raises OSError if it cannot be read."""
+        size = os.fstat(fd).st_size  # asks the file system, so that the status below is not an old one
+        status = status_of(fd)
+        known = self.find(status)
+        if known is not None or status is None:
+            return known or read_file(fd, size)
+        facts = read_file(fd, size)
         with self._lock:
-            self._files[key] = facts
+            self._files[status.content] = facts
             if len(self._files) > self._max_files:
                 self._files.popitem(last=False)
         return facts

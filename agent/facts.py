@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.openat import number_of
+from agent.openat import status_of
 from fleetflame.buildid import BuildId
 
 MAX_TEXT = 16 * 1024
@@ -85,7 +85,7 @@ def read_small(folder: int, name: str, limit: int = MAX_TEXT) -> bytes:
 def read_identity(folder: int) -> Identity | None:
     """Identity of the process, None if it is gone (or a zombie, whose memory is gone)."""
     stat = _read_stat(folder)
-    return None if stat is None else Identity(start=stat.start, executable=number_of(folder, "exe"))
+    return None if stat is None else Identity(start=stat.start, executable=_number(folder))
 
 
 def read_facts(folder: int, tgid: int) -> tuple[ProcessFacts, Identity] | None:
@@ -103,7 +103,7 @@ def read_facts(folder: int, tgid: int) -> tuple[ProcessFacts, Identity] | None:
         pid_namespace=_namespace(_read_link(folder, "ns/pid")),
         kernel=bool(stat.flags & PF_KTHREAD),
     )
-    return facts, Identity(start=stat.start, executable=number_of(folder, "exe"))
+    return facts, Identity(start=stat.start, executable=_number(folder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,11 @@ def _read_link(folder: int, name: str) -> str:
         return _text(os.fsencode(os.readlink(name, dir_fd=folder)))
     except OSError:  # a kernel thread has no executable; of another user's process we may not see it
         return ""
+
+
+def _number(folder: int) -> tuple[int, int, int] | None:
+    executable = status_of(folder, "exe")
+    return executable.number if executable else None
 
 
 def _uid(status: bytes) -> int:

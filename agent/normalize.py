@@ -83,7 +83,6 @@ class Normalizer:
 
     def normalize(self, window: Window) -> NormalizedWindow:
         """The window's samples, all of them but those that are counted in `lost`."""
-        self._images.read_due()
         image_ids, image_of = np.unique(window.counts["image"], return_inverse=True)
         images = [self._images.get(number) for number in image_ids.tolist()]
         series, rows, filtered = self._label(window, images, image_of)

@@ -154,7 +154,7 @@ class ProcessFiles:
                 return OpenMiss.ABSENT
             if not stat.S_ISREG(about.mode):
                 return OpenMiss.NOT_REGULAR
-            if about.major == 0 and self._may_hang(about.mount):
+            if about.number[0] == 0 and self._may_hang(about.mount):
                 return OpenMiss.USER_FILE_SYSTEM
             return os.open(f"/proc/self/fd/{fd}", _READ)
         except PermissionError:
@@ -238,32 +238,47 @@ def mount_of(fd: int) -> int:
     return _statx(fd).mount
 
 
-def number_of(folder: int, link: str) -> tuple[int, int, int] | None:
-    """Device and inode number of what a link in a proc folder leads to, which nobody else has while it is open; None
-    if it leads nowhere. Unlike the path it survives renaming and deletion."""
-    try:
-        about = _statx(folder, link.encode())
-    except OSError:
-        return None
-    return about.major, about.minor, about.inode
+class FileStatus(NamedTuple):
+    """What tells a file, and a state of its content, from any other. `number`: device and inode, which nobody else has
+    while the file is in use, and which renaming and deletion leave as they are."""
 
-
-class _About(NamedTuple):
     mode: int
-    inode: int
-    major: int
-    minor: int
+    number: tuple[int, int, int]
+    size: int
+    changed: tuple[int, int]
     mount: int
 
+    @property
+    def content(self) -> tuple[object, ...]:
+        """Differs for any two contents: no file can be written to without its ctime moving, or its mtime."""
+        return self.number, self.size, self.changed
 
-def _statx(folder: int, path: bytes = b"") -> _About:
-    """statx(2) without asking the file system. Layout: include/uapi/linux/stat.h; the mount's ID is there since 5.8."""
+
+def status_of(folder: int, link: str = "") -> FileStatus | None:
+    """The status of what a link in a proc folder leads to (without: of the open file itself), without asking the file
+    system, so that none can make us wait. None if it leads nowhere, or may not be followed."""
+    try:
+        return _statx(folder, link.encode())
+    except OSError:
+        return None
+
+
+# statx(2), include/uapi/linux/stat.h: mode 28, ino 32, size 40, ctime 96, mtime 112, dev 136, mnt_id 144 (since 5.8).
+_STATX = struct.Struct("<28xH2xQQ48xqI4xqI12xIIQ")
+
+
+def _statx(folder: int, path: bytes = b"") -> FileStatus:
     buffer = ctypes.create_string_buffer(256)
     flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
-    number = _SYS_STATX[os.uname().machine]
-    _check(_libc.syscall(ctypes.c_long(number), folder, path, flags, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer))
-    mode, inode = struct.unpack_from("<H2xQ", buffer, 28)
-    return _About(mode, inode, *struct.unpack_from("<IIQ", buffer, 136))
+    _check(_libc.syscall(_statx_number(), folder, path, flags, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer))
+    mode, inode, size, ctime_s, ctime_ns, mtime_s, mtime_ns, major, minor, mount = _STATX.unpack_from(buffer)
+    changed = ctime_s * 1_000_000_000 + ctime_ns, mtime_s * 1_000_000_000 + mtime_ns
+    return FileStatus(mode, (major, minor, inode), size, changed, mount)
+
+
+@cache
+def _statx_number() -> ctypes.c_long:
+    return ctypes.c_long(_SYS_STATX[os.uname().machine])
 
 
 def _openat2(root: int, path: bytes) -> int:
@@ -289,8 +304,7 @@ def _pread(fd: int, offset: int, length: int) -> bytes:
 
 
 def _is_file_of(fd: int, region: Region) -> bool:
-    about = os.fstat(fd)
-    return about.st_ino == region.inode and (os.major(about.st_dev), os.minor(about.st_dev)) == region.device
+    return _statx(fd).number == (*region.device, region.inode)
 
 
 @cache

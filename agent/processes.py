@@ -25,7 +25,7 @@ from enum import StrEnum
 from agent.addresses import AddressTable
 from agent.builds import Builds, FileFacts, Place
 from agent.facts import Identity, ProcessFacts, open_process, read_facts, read_identity
-from agent.openat import OpenMiss, ProcessFiles
+from agent.openat import OpenMiss, ProcessFiles, status_of
 from agent.snapshot import Snapshot, Snapshots
 from agent.window import EventKind, ProcessEvent, tgid_of
 
@@ -284,18 +284,22 @@ class ImageTable:
 
     def _examine_executable(self, process: int, facts: ProcessFacts) -> FileFacts | None:
         """Also tells `builds` of it, so that a build ID from the kernel has a path and segments."""
+        executable = self.builds.find(status_of(process, "exe")) or self._read_executable(process)
+        if executable is not None:
+            self.builds.mapping(executable, Place(facts.tgid, "exe", os.fsencode(facts.exe)))
+        return executable
+
+    def _read_executable(self, process: int) -> FileFacts | None:
         with ProcessFiles(process) as files:
             fd = files.open_executable()
         if isinstance(fd, OpenMiss):
             return None
         try:
-            executable = self.builds.examine(fd)
+            return self.builds.examine(fd)
         except OSError:
             return None
         finally:
             os.close(fd)
-        self.builds.mapping(executable, Place(facts.tgid, "exe", os.fsencode(facts.exe)))
-        return executable
 
     def _refresh(self, image: Image) -> None:
         """Facts that change without an exec: comm, cgroup, user. Ends the image if its process is over."""

@@ -16,6 +16,11 @@ from agent.processes import Image, ImageTable
 from agent.window import ID_BYTES, ID_VALID
 from fleetflame.model import FrameMiss, Mapping, MappingKind, NamedFrame
 
+LOWEST_MAPPED = 1 << 16
+"""vm.mmap_min_addr's default."""
+END_OF_USER = 1 << 48
+"""x86-64 gives 47 bits to user space and aarch64 48, but to programs that ask for more, which hardly any does."""
+
 Frames = tuple[NDArray[np.uint32], NDArray[np.uint64]]
 """Indices of mappings, and addresses within them."""
 
@@ -108,14 +113,14 @@ class Resolver:
     def _of_image(self, image: Image, address: NDArray[np.uint64]) -> Frames:
         table = image.table or self._reread(image)
         if table is None:
-            return np.zeros(len(address), np.uint32), np.full(len(address), FrameMiss.PROCESS_GONE, np.uint64)
+            return np.zeros(len(address), np.uint32), _unasked(address)
         target, within = table.resolve(address)
         mapping = self.numbering.of_targets(table.targets, target)
         missing = np.flatnonzero(target == NOWHERE)
         if len(missing):
             # Perhaps loaded since. If not, it is nowhere; if the process cannot be asked any more, nobody knows.
             later = self._reread(image)
-            within[missing] = FrameMiss.PROCESS_GONE if later is None else FrameMiss.UNMAPPED
+            within[missing] = _unasked(address[missing]) if later is None else np.uint64(FrameMiss.UNMAPPED)
             if later is not None and later is not table:
                 target, found = later.resolve(address[missing])
                 mapping[missing] = self.numbering.of_targets(later.targets, target)
@@ -147,6 +152,13 @@ class Resolver:
                 names, which = np.unique(within[here], return_inverse=True)
                 ours = [self.numbering.of_name(snapshot.named[name]) for name in names.tolist()]
                 within[here] = np.array(ours, np.uint64)[which]
+
+
+def _unasked(address: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The misses of addresses of a process that cannot be asked. Unwinding by frame pointers through code that has none
+    comes to words that are no addresses at all: those were unmapped whoever asks."""
+    possible = (address >= LOWEST_MAPPED) & (address < END_OF_USER)
+    return np.where(possible, np.uint64(FrameMiss.PROCESS_GONE), np.uint64(FrameMiss.UNMAPPED))
 
 
 def _empty_pool(frames: int) -> Pool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from agent.addresses import AddressTable, Range, build_table, miss_range
 from agent.builds import Builds, FileFacts, Place
-from agent.openat import OpenMiss, ProcessFiles, link_of
+from agent.openat import OpenMiss, ProcessFiles, link_of, status_of
 from agent.procmaps import Region, iter_executable, iter_with_file
 from agent.remapped import find_offset
 from agent.vdso import NAME as VDSO_NAME
@@ -143,6 +143,9 @@ class _Reading:
         return self._known[key]
 
     def _examine(self, region: Region) -> FileFacts | OpenMiss:
+        known = self._builds.find(status_of(self._process, link_of(region)))
+        if known is not None:
+            return known
         fd = self._files.open_region(region)
         if isinstance(fd, OpenMiss):
             return fd

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.openat import OpenMiss, ProcessFiles, file_reader, number_of, open_on_host, parse_mounts
+from agent.openat import OpenMiss, ProcessFiles, file_reader, open_on_host, parse_mounts, status_of
 from agent.procmaps import Region
 
 CONTENT = b"what was mapped"
@@ -191,13 +191,30 @@ def test_a_file_number_survives_renaming(process: tuple[Path, ProcessFiles]) -> 
     (folder / "a").write_bytes(CONTENT)
     (folder / "exe").symlink_to(folder / "a")
     fd = os.open(folder, os.O_PATH)
-    before = number_of(fd, "exe")
+    before = status_of(fd, "exe")
     (folder / "a").rename(folder / "b")
-    assert number_of(fd, "exe") is None
+    assert status_of(fd, "exe") is None
+    assert before is not None
     (folder / "exe").unlink()
     (folder / "exe").symlink_to(folder / "b")
-    assert number_of(fd, "exe") == before is not None
+    after = status_of(fd, "exe")
+    assert after is not None
+    assert after.number == before.number
     os.close(fd)
+
+
+def test_a_status_is_what_stat_says(tmp_path: Path) -> None:
+    """Size, numbers and times, read in another way."""
+    path = tmp_path / "a"
+    path.write_bytes(CONTENT)
+    about = path.stat()
+    fd = os.open(path, os.O_RDONLY)
+    status = status_of(fd)
+    os.close(fd)
+    assert status is not None
+    assert (status.mode, status.size) == (about.st_mode, len(CONTENT))
+    assert status.number == (os.major(about.st_dev), os.minor(about.st_dev), about.st_ino)
+    assert status.changed == (about.st_ctime_ns, about.st_mtime_ns)
 
 
 def test_no_descriptor_is_left_open(process: tuple[Path, ProcessFiles]) -> None:
