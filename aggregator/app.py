@@ -1,8 +1,8 @@
 """One running aggregator: what is started, in which order, and how it stops. The only file here that starts tasks.
 
-    start   store, symbols, bus, ingest, upkeep, HTTP
-    stop    HTTP takes no more and finishes what it has (10 s at most) while ingest stores the batches in hand;
-            then upkeep, bus, symbols, store
+    start   store, bus, symbols, queries, ingest, upkeep, HTTP
+    stop    HTTP takes no more and finishes what it has (10 s at most), while ingest goes on;
+            upkeep ends, ingest stores and acknowledges the batches in hand; then queries, symbols, bus, store
 
 A part that fails while running ends the process with an error: whatever runs us starts it again, and nothing that was
 acknowledged is lost.
@@ -29,7 +29,7 @@ from aggregator.config import DAY_S, Address, AggregatorConfig, redacted
 from aggregator.ingest import Ingest
 from aggregator.query import QueryService
 from aggregator.storage import Store
-from aggregator.storage.types import StorageOptions
+from aggregator.storage.types import StorageOptions, StoreError
 from aggregator.symbols.service import SymbolConfig, SymbolService
 from fleetflame.errors import FleetflameError
 from fleetflame.model import Mapping
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 HTTP_DRAIN_S = 10
 KEEP_ALIVE_S = 30
 MAX_CONNECTIONS = 512
+UPKEEP_S = 60
+"""How often old data are looked at: a disk that fills up does so in hours."""
 
 
 def run(config: AggregatorConfig) -> int:
@@ -91,6 +93,8 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
         tasks = await stack.enter_async_context(_tasks())
         tasks.create_task(ingest.run(), name="ingest")
         stack.callback(ingest.stop)
+        upkeep = tasks.create_task(_upkeep(store), name="upkeep")
+        stack.callback(upkeep.cancel)
 
         def troubles() -> dict[str, str]:
             found = {"ingest": ingest.trouble, "bus": "" if client.is_connected else "not connected"}
@@ -105,6 +109,16 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
             troubles=troubles,
             version=importlib.metadata.version("fleetflame"),
         )
+
+
+async def _upkeep(store: Store) -> None:
+    """Sums up and removes what is old, again and again, until cancelled."""
+    while True:
+        try:
+            await asyncio.to_thread(store.upkeep)
+        except StoreError as error:
+            log.warning("upkeep of the store failed", extra={"error": error.message, "fault": error.fault.value})
+        await asyncio.sleep(UPKEEP_S)
 
 
 @contextlib.asynccontextmanager

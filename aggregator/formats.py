@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from aggregator.fold import fold
 from aggregator.profile import Profile
-from aggregator.render import folded, json, speedscope, svg, table
+from aggregator.render import folded, json, pprof, speedscope, svg, table
 
 
 class Format(StrEnum):
@@ -48,6 +48,7 @@ FORMS: dict[Format, Form] = {
         render=lambda profile: svg.render(fold(profile)),
         picture=True,
     ),
+    Format.PPROF: Form(content_type="application/vnd.google.protobuf", suffix=".pb.gz", render=pprof.render),
     Format.SPEEDSCOPE: Form(content_type=JSON, suffix=".speedscope.json", render=_speedscope),
     Format.JSON: Form(content_type=JSON, suffix=".json", render=lambda profile: json.render(fold(profile))),
 }

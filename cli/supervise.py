@@ -155,15 +155,6 @@ class Supervisor:
                     self._turn(left)
             self._release(child)
 
-    def end(self, child: Child) -> None:
-        """Ends this child now, which must be the one started last; others run on."""
-        assert child is self._children[-1], "children end in the reverse order of their start"
-        rest, self._children = self._children[:-1], [child]
-        try:
-            self.stop()
-        finally:
-            self._children = [*rest, *self._children]
-
     def _check(self) -> None:
         for child in self._children:
             if child.code is not None:

@@ -25,8 +25,6 @@ DEFAULT_HTTP = str(default_of(AggregatorConfig, "http"))
 BUS_START_S = 30.0
 AGGREGATOR_START_S = 60.0
 AGENT_GRACE_S, AGGREGATOR_GRACE_S = 15.0, 20.0
-CATCH_UP_S = 5.0
-"""How long the aggregator may take to store what the agent flushed last."""
 POLL_S = 0.1
 PYTHON = (sys.executable, "-P", "-m", "cli.main")
 """-P: whatever lies in the current folder is not ours to import."""
@@ -124,14 +122,13 @@ def _run(options: UpOptions, supervisor: "Supervisor") -> None:
         raise FleetflameError(f"{error.message}: {bus.log_tail()}", hint=f"its log is `{bus.log}`") from None
     supervisor.start(_aggregator_command(options, url))
     _await_ready(supervisor, options.http)
-    agent = supervisor.start(_agent_command(options, url))
+    supervisor.start(_agent_command(options, url))
     click.echo(f"page at {options.http.url}")
     sys.stdout.flush()
     _say(f"first samples in about 10 s; further agents on this machine: --nats \"$(cat '{bus.url_file}')\"")
     started = time.monotonic()
     while options.duration is None or time.monotonic() - started < options.duration:
         supervisor.wait(60.0 if options.duration is None else started + options.duration - time.monotonic())
-    supervisor.end(agent)
 
 
 def _await_bus(supervisor: "Supervisor", url: Callable[[], str | None]) -> str:
