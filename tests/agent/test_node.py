@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import nats
 import pytest
 import zstandard
 from nats.aio.client import Client
+from nats.js.errors import KeyNotFoundError
 
 from agent.builds import Builds
 from agent.bus import Bus, BusConfig, ensure_bus
@@ -51,25 +52,32 @@ class Fleet:
         return await self.ask("symbols", json.dumps({"build_id": build_id, "path": path}).encode())
 
 
-@pytest.fixture
-async def fleet(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Fleet]:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc" / "kallsyms").write_text(KALLSYMS)
-    bus = Bus(BusConfig(servers=(nats_server.url,), node=NODE))
+@contextlib.asynccontextmanager
+async def serving(url: str, client: Client, folder: Path) -> AsyncIterator[Fleet]:
+    """The node's service on the bus at `url`, with a kernel of our own making."""
+    (folder / "proc").mkdir()
+    (folder / "proc" / "kallsyms").write_text(KALLSYMS)
+    bus = Bus(BusConfig(servers=(url,), node=NODE))
     await bus.start()
     await ensure_bus(bus.jetstream)
     builds = Builds()
-    kernel = Kernel(proc=tmp_path / "proc", sys=tmp_path)
+    kernel = Kernel(proc=folder / "proc", sys=folder)
     service = NodeService(bus, builds, kernel, about=lambda: {"frequency": 19}, clock_ns=lambda: 1234)
     running = asyncio.create_task(service.run())
-    client = await nats.connect(nats_server.url)
     await ready(client)
     yield Fleet(client, builds)
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    await client.close()
     await bus.close()
+
+
+@pytest.fixture
+async def fleet(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Fleet]:
+    client = await nats.connect(nats_server.url)
+    async with serving(nats_server.url, client, tmp_path) as fleet:
+        yield fleet
+    await client.close()
 
 
 async def ready(client: Client) -> None:
@@ -165,13 +173,51 @@ async def test_the_kernels_symbols_are_lent_anew_each_time(fleet: Fleet) -> None
     assert (await store.get_info(reply["key"])).nuid != first.info.nuid
 
 
+PERMISSIONS = """
+accounts { A {
+  jetstream: enabled
+  users: [
+    { user: admin, password: admin }
+    { user: node, password: node, permissions: {
+      publish: [
+        "ff.v1.batch.TOKEN", "$KV.ff_nodes.TOKEN", "$O.ff_symbols.>", "$JS.API.STREAM.INFO.*",
+        "$JS.API.STREAM.MSG.GET.OBJ_ff_symbols", "$JS.API.STREAM.PURGE.OBJ_ff_symbols"
+      ]
+      subscribe: ["_INBOX_TOKEN.>", "ff.v1.node.TOKEN.*"]
+      allow_responses: true
+    } }
+  ]
+} }
+"""
+
+
+async def test_the_documented_rights_of_a_node_are_enough(
+    nats_servers: Callable[[str], NatsServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It lends, replaces what it lent, and says that it is there; the server refuses nothing that it does."""
+    server = nats_servers(PERMISSIONS.replace("TOKEN", subjects.token(NODE)))
+    server.start()
+    admin = await nats.connect(server.url.replace("://", "://admin:admin@"))
+    await ensure_bus(admin.jetstream())
+    async with serving(server.url.replace("://", "://node:node@"), admin, tmp_path) as fleet:
+        assert (await fleet.ask_symbols(build_of(EXECUTABLE)))["ok"] is True
+        assert (await fleet.ask("kallsyms", b""))["ok"] is True
+        assert (await fleet.ask("kallsyms", b""))["ok"] is True
+        await find_entry(admin)
+    await admin.close()
+    assert "refuses" not in caplog.text
+
+
 async def test_a_node_says_that_it_is_there(fleet: Fleet) -> None:
     """Its entry has its name, the time, and what the agent says of itself."""
-    bucket = await fleet.client.jetstream().key_value(subjects.NODE_BUCKET)
+    assert await find_entry(fleet.client) == {"frequency": 19, "node": NODE, "seen_ns": 1234}
+
+
+async def find_entry(client: Client) -> Any:
+    bucket = await client.jetstream().key_value(subjects.NODE_BUCKET)
     while True:
-        with contextlib.suppress(nats.js.errors.KeyNotFoundError):
+        with contextlib.suppress(KeyNotFoundError):
             entry = await bucket.get(subjects.token(NODE))
-            break
+            assert entry.value is not None
+            return json.loads(entry.value)
         await asyncio.sleep(0.01)
-    assert entry.value is not None
-    assert json.loads(entry.value) == {"frequency": 19, "node": NODE, "seen_ns": 1234}
