@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from agent import metrics
-from agent.batch import Batcher, BatchLimits
+from agent.batch import Batcher
 from agent.builds import Builds
 from agent.bus import Bus, BusConfig
 from agent.config import AgentConfig
@@ -38,7 +38,6 @@ from agent.processes import ImageTable
 from agent.publish import Publisher
 from agent.sampler import Sampler
 from fleetflame.model import Labels
-from fleetflame.subjects import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         labeller = Labeller(config.labels)
         images = ImageTable(builds, on_ready=sampler.mark_ready, on_facts=labeller.notice)
         kernel = Kernel()
-        batcher = Batcher(node=config.node, epoch=os.urandom(16), limits=BatchLimits(message_bytes=MAX_MESSAGE_BYTES))
+        batcher = Batcher(node=config.node, epoch=os.urandom(16))
         parts = Parts(
             config=config,
             sampler=sampler,
@@ -213,6 +212,7 @@ def _window(parts: Parts) -> NormalizedWindow:
 async def _batch(parts: Parts) -> None:
     while True:
         window = await parts.handover.take()
+        parts.batcher.limit_messages(parts.bus.message_bytes)
         with metrics.ENCODE_SECONDS.time():
             messages = parts.batcher.messages(window)
         metrics.DICTIONARY_STACKS.set(parts.batcher.known_stacks)

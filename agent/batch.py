@@ -117,6 +117,7 @@ class Batcher:
             elif high - low > 1:
                 pending.extend(_split(low, high, pieces))
             else:
+                assert high > low, "a batch without rows is some hundred bytes"
                 self._give_up(int(rows.count[low]))
                 if not pending and not messages:
                     pending.append((0, 0))

@@ -35,6 +35,8 @@ PING_INTERVAL_S = 10
 LONGEST_RETRY_S = 10.0
 """Between attempts to reconnect: a fleet is back within seconds of its server, and not in one moment."""
 REPLY_TIMEOUT_S = 5.0
+LEAST_MESSAGE_BYTES = 4096
+"""Below that no server is of use: what it refuses is counted."""
 PERMISSIONS_VIOLATION = "permissions violation"
 AUTHORIZATION = "authorization"
 """In the server's words and the library's, lower case."""
@@ -94,7 +96,7 @@ class Bus:
     @property
     def message_bytes(self) -> int:
         """Bytes that a batch may have so that this server takes it. Changes when another server is reached."""
-        return min(subjects.MAX_MESSAGE_BYTES, self.max_payload - subjects.HEADER_BYTES)
+        return max(LEAST_MESSAGE_BYTES, min(subjects.MAX_MESSAGE_BYTES, self.max_payload - subjects.HEADER_BYTES))
 
     async def wait_connected(self) -> None:
         """Returns once there is a connection."""
