@@ -27,6 +27,7 @@ from agent.builds import Builds, FileFacts, Place
 from agent.facts import Identity, ProcessFacts, open_process, read_facts, read_identity
 from agent.openat import OpenMiss, ProcessFiles, status_of
 from agent.snapshot import Snapshot, Snapshots
+from agent.vdso import read_base
 from agent.window import EventKind, ProcessEvent, tgid_of
 
 _log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Image:
     facts: ProcessFacts
     identity: Identity
     snapshot: Snapshot | None = None
+    vdso: int = 0
+    """Where it has its vDSO, known from exec on: the one place that the kernel resolves no address in."""
     ready: bool = False
     inherited: bool = False
     """Facts are the parent's as of the fork and not looked at since."""
@@ -176,6 +179,10 @@ class ImageTable:
         image.retry_window = self._window + image.fruitless
         return image.table
 
+    def vdso_table(self, image: Image) -> AddressTable | None:
+        """For a process that ended before its mappings were read: its vDSO alone."""
+        return self._snapshots.vdso.table(image.vdso)
+
     def end_window(self) -> None:
         """The samples of one window are normalized: forgets images that ended KEEP_WINDOWS before."""
         with self._lock:
@@ -204,7 +211,7 @@ class ImageTable:
             return
         facts = replace(parent.facts, tgid=event.tgid, comm=event.comm or parent.facts.comm)
         image = Image(id=event.image, tgid=event.tgid, facts=facts, identity=replace(parent.identity, start=0))
-        image.snapshot = parent.snapshot
+        image.snapshot, image.vdso = parent.snapshot, parent.vdso
         image.inherited = True
         self._add(image)
         if parent.ready:
@@ -270,6 +277,7 @@ class ImageTable:
                 found = read_facts(process, image.tgid)
                 if found is not None:
                     executable = self._examine_executable(process, found[0])
+                    image.vdso = read_base(process)
         except OSError:
             found = None
         if found is None:

@@ -111,7 +111,7 @@ class Resolver:
         return Pool(mapping=mapping, address=within)
 
     def _of_image(self, image: Image, address: NDArray[np.uint64]) -> Frames:
-        table = image.table or self._reread(image)
+        table = image.table or self._reread(image) or self._images.vdso_table(image)
         if table is None:
             return np.zeros(len(address), np.uint32), _unasked(address)
         target, within = table.resolve(address)

@@ -44,7 +44,7 @@ class Snapshots:
 
     def __init__(self, builds: Builds) -> None:
         self._builds = builds
-        self._vdso = Vdso()
+        self.vdso = Vdso()
 
     def read(self, process: int, tgid: int, *, former: Snapshot | None = None) -> Snapshot | None:
         """The snapshot of the process behind its open proc folder; None if its maps may not be read, or it has none.
@@ -59,7 +59,7 @@ class Snapshots:
         if former is not None and former.fingerprint == fingerprint:
             return replace(former, bytes_read=text.bytes_read)
         with ProcessFiles(process) as files:
-            reading = _Reading(self._builds, self._vdso, files, process=process, tgid=tgid)
+            reading = _Reading(self._builds, self.vdso, files, process=process, tgid=tgid)
             table = build_table(reading.ranges(regions))
         return Snapshot(table=table, whole=reading.whole, fingerprint=fingerprint, bytes_read=text.bytes_read)
 

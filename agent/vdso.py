@@ -6,8 +6,11 @@ one, which is read from the first such process that is met.
 
 import logging
 import os
+import struct
 
+from agent.addresses import AddressTable, Range, build_table
 from agent.elf import read_elf
+from agent.facts import read_small
 from agent.openat import read_all
 from agent.procmaps import Region, iter_executable
 from fleetflame.buildid import from_file_ends
@@ -22,21 +25,49 @@ MAX_BYTES = 64 * 1024
 _FIRST_WIDE = 1 << 32
 
 
+_AT_SYSINFO_EHDR = 33
+_AUXV_ENTRY = struct.Struct("<QQ")
+_AUXV_BYTES = 4096
+
+
 class Vdso:
     """Reads each of the two images once, at first need."""
 
     def __init__(self) -> None:
         self._known: dict[bool, Mapping] = {}
+        self._size = 0
+
+    def table(self, base: int) -> AddressTable | None:
+        """What can be told of a process that is gone, if `read_base` was asked when it began: what lies in its vDSO.
+        None if `base` is 0 or our own image cannot be read."""
+        mapping = self._own() if base else None
+        return build_table([Range(base, base + self._size, mapping, bias=base)]) if mapping else None
 
     def mapping(self, process: int, region: Region) -> Mapping | None:
         """The mapping for the vDSO of the process behind the proc folder, None if its image cannot be read."""
-        wide = region.start >= _FIRST_WIDE
-        if wide not in self._known:
-            image = _own_image() if wide else read_image(process, region)
-            if not image:
-                return None
-            self._known[wide] = describe(image)
-        return self._known[wide]
+        if region.start >= _FIRST_WIDE:
+            return self._own()
+        if False not in self._known and (image := read_image(process, region)):
+            self._known[False] = describe(image)
+        return self._known.get(False)
+
+    def _own(self) -> Mapping | None:
+        if True not in self._known and (image := _own_image()):
+            self._size = len(image)
+            self._known[True] = describe(image)
+        return self._known.get(True)
+
+
+def read_base(process: int) -> int:
+    """Where the process behind the proc folder has its vDSO; 0 if that may not be read, or the process is not 64-bit.
+
+    From the auxiliary vector, which is complete at exec: (type u64, value u64) up to a type of 0.
+    """
+    data = read_small(process, "auxv", _AUXV_BYTES)
+    for kind, value in _AUXV_ENTRY.iter_unpack(data[: len(data) // _AUXV_ENTRY.size * _AUXV_ENTRY.size]):
+        if kind == _AT_SYSINFO_EHDR:
+            return int(value) if value >= _FIRST_WIDE else 0
+    return 0
 
 
 def describe(image: bytes) -> Mapping:

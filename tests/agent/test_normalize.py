@@ -1,5 +1,6 @@
 """A window's samples in terms that hold everywhere."""
 
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -176,6 +177,18 @@ def test_a_bare_address_goes_through_the_mappings(world: World) -> None:
         (("miss", "unmapped"), ("miss", "process_gone"), ("miss", "process_gone")),
     ]
     assert window.degraded == {"unmapped": 2, "process_gone": 1}
+
+
+def test_the_vdso_of_a_process_that_is_gone_is_known(world: World) -> None:
+    """The kernel resolves no address in it, and programs that ask for the time spend a part of theirs there."""
+    base = 0x7FFD00000000
+    (world.proc.folder / "8/auxv").write_bytes(struct.pack("<QQQQ", 33, base, 0, 0))
+    image = (5 << 22) | 8
+    world.table.apply(ProcessEvent(kind=EventKind.EXEC, tgid=8, image=image))
+    world.proc.end(8)
+    key = ID_STACK_BIT | 99
+    window = world.normalize(Samples(ids={key: [(b"", base + 0x20), (SERVER, 0x31), (b"", TEXT + 1)]}).add(image, key))
+    assert stacks_of(window) == [(("miss", "process_gone"), ("server", 0x30), ("[vdso]", 0x20))]
 
 
 def test_a_library_that_was_loaded_since_is_found(world: World, tmp_path: Path) -> None:

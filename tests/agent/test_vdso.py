@@ -1,7 +1,15 @@
 """The vDSO's image."""
 
-from agent.procmaps import Region
-from agent.vdso import NAME, Vdso, describe
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from agent.addresses import NOWHERE
+from agent.openat import read_all
+from agent.procmaps import Region, iter_executable
+from agent.vdso import NAME, Vdso, describe, read_base
 from fleetflame.buildid import BuildId, from_file_ends
 from fleetflame.model import MappingKind
 from tests.support.elf import PT_NOTE, ElfWriter, Sec, Seg, gnu_note
@@ -26,3 +34,28 @@ def test_the_image_of_a_32_bit_process_that_cannot_be_read_is_no_mapping() -> No
     """Nothing is guessed for it: it differs from ours."""
     region = Region(0xF7F00000, 0xF7F02000, 0, (0, 0), 0, NAME, False, True)
     assert Vdso().mapping(-1, region) is None
+
+
+def test_the_base_is_where_maps_show_it() -> None:
+    """Of this process, from its auxiliary vector."""
+    line = next(line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[vdso]"))
+    fd = os.open("/proc/self", os.O_PATH)
+    base = read_base(fd)
+    table = Vdso().table(base)
+    assert base == int(line.partition("-")[0], 16)
+    assert table is not None
+    target, within = table.resolve(np.array([base + 5, base - 1], np.uint64))
+    assert (target.tolist(), int(within[0])) == ([0, NOWHERE], 5)
+    own = next(region for region in iter_executable([read_all(fd, "maps")]) if region.path == NAME)
+    assert table.targets == (Vdso().mapping(fd, own),)
+    os.close(fd)
+
+
+def test_a_process_without_a_vdso_has_no_base(tmp_path: Path) -> None:
+    """An unreadable or empty vector, one that is cut off, and one of a 32-bit process."""
+    fd = os.open(tmp_path, os.O_PATH)
+    for auxv in (b"", b"\1" * 7, struct.pack("<QQQQ", 6, 4096, 0, 0), struct.pack("<IIII", 33, 0xF7F00000, 0, 0)):
+        (tmp_path / "auxv").write_bytes(auxv)
+        assert read_base(fd) == 0
+    assert Vdso().table(0) is None
+    os.close(fd)
