@@ -173,6 +173,7 @@ class Batcher:
             len(batch.stacks) / content.stacks,
             len(batch.stacks.mapping) / content.frames,
             _entries(batch) / content.entries,
+            _cells(batch) / content.cells,
         )
         payload = b""
         if excess <= 1:
@@ -208,3 +209,7 @@ def _entries(batch: Batch) -> int:
     """Entries of a message at most, as `Limits.entries` counts them: every string might be another one."""
     texts = len(batch.mappings) + 2 * len(batch.named) + sum(2 * len(labels) for labels in batch.series)
     return HEAD_ENTRIES + texts + len(batch.mappings) + len(batch.named) + len(batch.series)
+
+
+def _cells(batch: Batch) -> int:
+    return sum(map(len, batch.series)) + sum(len(mapping.segments) for mapping in batch.mappings)

@@ -170,6 +170,7 @@ def decode(data: bytes, *, limits: Limits = DEFAULT) -> Batch:
 
 def _batch(message: wire_pb2.Batch, limits: Limits) -> Batch:
     _check_head(message)
+    _check_cells(message, limits)
     strings = list(message.strings)
     _require(not strings or strings[0] == "", "the first string is not empty")
     _require(all(len(text.encode()) <= MAX_STRING_BYTES for text in strings), "a string is too long")
@@ -217,6 +218,14 @@ def _check_head(message: wire_pb2.Batch) -> None:
     _require(1 <= message.window_ns <= MAX_WINDOW_NS, f"a window of {message.window_ns} ns")
     _require(1 <= message.period_ns <= MAX_PERIOD_NS, f"a period of {message.period_ns} ns")
     _require(0 <= message.window_start_ns < (1 << 63) - MAX_WINDOW_NS, f"a window at {message.window_start_ns} ns")
+
+
+def _check_cells(message: wire_pb2.Batch, limits: Limits) -> None:
+    # The other columns of a row are compared with these before they are read.
+    cells = sum(len(series.label_name) for series in message.series)
+    cells += sum(len(mapping.segment_offset) for mapping in message.mappings)
+    if cells > limits.cells:
+        raise DecodeError(RejectReason.TOO_LARGE, f"{cells} labels and segments, {limits.cells} at most")
 
 
 def _mapping(message: wire_pb2.Mapping, strings: Sequence[str]) -> Mapping:

@@ -165,7 +165,7 @@ def test_the_limit_can_change_while_running() -> None:
     assert max(len(message.payload) for message in sender.messages(large_window(1000))) <= 10_000
 
 
-@pytest.mark.parametrize("limit", ["raw_bytes", "entries", "stacks", "frames"])
+@pytest.mark.parametrize("limit", ["raw_bytes", "entries", "cells", "stacks", "frames"])
 def test_messages_stay_below_every_limit_of_the_receiver(limit: str) -> None:
     """Each limit is set low by itself, and the receiver enforces it."""
     limits = Limits(**{limit: 500})

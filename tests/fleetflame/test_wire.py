@@ -300,12 +300,13 @@ def test_limits_refuse_what_exceeds_them() -> None:
         wire.Limits(compressed_bytes=len(data) - 1),
         wire.Limits(raw_bytes=len(raw) - 1),
         wire.Limits(entries=20),
+        wire.Limits(cells=5),
         wire.Limits(rows=4),
         wire.Limits(stacks=3),
         wire.Limits(frames=11),
     ):
         assert reject(data, limits) is RejectReason.TOO_LARGE
-    exact = wire.Limits(compressed_bytes=len(data), raw_bytes=len(raw), rows=5, stacks=4, frames=12)
+    exact = wire.Limits(compressed_bytes=len(data), raw_bytes=len(raw), cells=6, rows=5, stacks=4, frames=12)
     wire.decode(data, limits=exact)
 
 
