@@ -21,6 +21,7 @@ import nats.errors
 import nats.js.errors
 import zstandard
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.api import ObjectMeta, ObjectMetaOptions, ObjectStoreConfig, StorageType
 from nats.js.object_store import ObjectStore
 
@@ -68,7 +69,7 @@ class Lending:
 
     async def fetch(self, key: str, folder: Path) -> Lent:
         """Fetches and unpacks one object into `folder`. Raises SymbolFileError."""
-        store = await self._objects()
+        store = await self.open()
         packed, file = folder / "packed", folder / "lent"
         try:
             async with asyncio.timeout(FETCH_SECONDS):
@@ -87,7 +88,7 @@ class Lending:
 
     async def share(self, file: Path, build_id: BuildId, *, path: str) -> str:
         """Puts an uploaded file where every aggregator gets it; returns its key. Raises SymbolFileError."""
-        store = await self._objects()
+        store = await self.open()
         packed = file.with_name("shared")
         await asyncio.to_thread(pack, file, packed)
         key = f"{build_id}.{(await asyncio.to_thread(sha256_of, file))[:16]}"
@@ -107,7 +108,7 @@ class Lending:
 
     async def keys(self) -> AsyncIterator[str]:
         """Keys of the objects there are, then of each that is added, for as long as one listens."""
-        store = await self._objects()
+        store = await self.open()
         watcher = await store.watch(ignore_deletes=True, include_history=False)
         try:
             while True:
@@ -138,19 +139,28 @@ class Lending:
             raise SymbolFileError(Fault.REFUSED, f"node `{node}` named the object `{key[:160]}` for build {build_id}")
         return key
 
-    async def _objects(self) -> ObjectStore:
+    async def open(self) -> ObjectStore:
+        """The object store, made if absent. Raises SymbolFileError."""
         if self._store is None:
             jetstream = self.client.jetstream()
             try:
                 try:
                     self._store = await jetstream.object_store(subjects.SYMBOL_STORE)
                 except (nats.js.errors.BucketNotFoundError, nats.js.errors.NotFoundError):
-                    config = ObjectStoreConfig(max_bytes=subjects.SYMBOL_STORE_BYTES, storage=StorageType.FILE)
-                    self._store = await jetstream.create_object_store(subjects.SYMBOL_STORE, config)
+                    self._store = await _create(jetstream)
             except (nats.errors.Error, TimeoutError) as error:
                 detail = str(error) or type(error).__name__
                 raise SymbolFileError(Fault.UNREACHABLE, f"failed to open the symbol store: {detail}") from error
         return self._store
+
+
+async def _create(jetstream: JetStreamContext) -> ObjectStore:
+    """The object store, made here or by whoever was faster. Raises nats.errors.Error."""
+    config = ObjectStoreConfig(max_bytes=subjects.SYMBOL_STORE_BYTES, storage=StorageType.FILE)
+    try:
+        return await jetstream.create_object_store(subjects.SYMBOL_STORE, config)
+    except nats.js.errors.BadRequestError:
+        return await jetstream.object_store(subjects.SYMBOL_STORE)
 
 
 def unpack(packed: Path, target: Path, limit: int) -> None:

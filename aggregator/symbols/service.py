@@ -115,17 +115,23 @@ class SymbolService:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Searches in the background, and keeps up with what others put into the object store, until left."""
+        """`run` for as long as the body takes. Raises what `run` failed of."""
+        task = asyncio.create_task(self.run(), name="symbols")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def run(self) -> None:
+        """Searches in the background, and keeps up with what others put into the object store, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.fetcher.run(), name=f"symbols-{n}") for n in range(SEARCHES)]
-            tasks.append(group.create_task(self._renew(), name="symbols-renew"))
+            for _ in range(SEARCHES):
+                group.create_task(self.fetcher.run())
+            group.create_task(self._renew())
             if self._lending is not None:
-                tasks.append(group.create_task(self._follow(self._lending), name="symbols-shared"))
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
+                group.create_task(self._follow(self._lending))
 
     def lookup(self, mapping: Mapping, addresses: NDArray[np.uint64]) -> Symbolized:
         """Names, inlined frames and lines at the addresses of a mapping, as `model.Mapping` counts them.
@@ -221,7 +227,7 @@ class SymbolService:
             record = None if mapping.build_id is None else self.store.record(mapping.build_id)
             known = record.segments if record is not None else ()
             return in_segments(mapping.segments or known or table.segments, addresses)
-        if table.text_start is not None:
+        if table.text_start is not None and mapping.kind is MappingKind.KERNEL:
             return addresses + np.uint64(table.text_start)
         return addresses if table.rank is Rank.KALLSYMS else np.full(len(addresses), LOST)
 

@@ -1,6 +1,7 @@
 """The debuginfod client against a real HTTP server on loopback."""
 
 import asyncio
+import contextlib
 import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from aggregator.symbols.debuginfod import Checked, Debuginfod, FetchLimits, is_public
 from aggregator.symbols.faults import Fault, SymbolFileError
 from fleetflame.buildid import BuildId
@@ -22,16 +24,24 @@ Answer = Callable[[str, asyncio.StreamWriter], object]
 async def server(answer: Answer) -> AsyncIterator[str]:
     """A server that hands each request's path to `answer`; its URL."""
 
+    handlers = set()
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        result = answer(head.split()[1].decode(), writer)
-        if asyncio.iscoroutine(result):
-            await result
+        handlers.add(asyncio.current_task())
+        with contextlib.suppress(OSError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            result = answer(head.split()[1].decode(), writer)
+            if asyncio.iscoroutine(result):
+                await result
+            await writer.drain()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     listening = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with listening:
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*handlers)
 
 
 def reply(status: str, body: bytes = b"", *headers: str, length: int | None = None) -> Answer:
@@ -89,9 +99,11 @@ async def test_answers_that_are_not_accepted_have_typed_faults(answer: Answer, f
 
 async def test_a_redirect_is_followed(tmp_path: Path) -> None:
     """Federated servers send one to where the file is."""
-    async with server(reply("200 OK", b"elsewhere")) as second:
-        async with server(reply("302 Found", b"", f"Location: {second}/x")) as first:
-            await Debuginfod([first]).fetch(BUILD, tmp_path / "f")
+    async with (
+        server(reply("200 OK", b"elsewhere")) as second,
+        server(reply("302 Found", b"", f"Location: {second}/x")) as first,
+    ):
+        await Debuginfod([first]).fetch(BUILD, tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == b"elsewhere"
 
 
@@ -134,13 +146,11 @@ async def test_the_name_stays_in_the_request() -> None:
     """The connection goes to the address that was checked, the Host header says the name."""
     seen = []
 
-    async def answer(path: str, writer: asyncio.StreamWriter) -> None:
-        reply("200 OK", b"x")(path, writer)
-
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
         reply("200 OK", b"x")("", writer)
         writer.close()
+        await writer.wait_closed()
 
     listening = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with listening, httpx.AsyncClient(transport=Checked(private_ok=True)) as client:

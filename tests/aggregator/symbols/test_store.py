@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from aggregator.symbols.build import build_table
 from aggregator.symbols.faults import Fault
 from aggregator.symbols.records import MAX_CONFLICTS, Kept, Source, Verdict
@@ -14,7 +15,6 @@ from aggregator.symbols.tablefile import PARSER_VERSION, digest_of, write_table
 from fleetflame.buildid import BuildId
 from fleetflame.errors import FleetflameError
 from fleetflame.model import Segment
-
 from tests.support.elf import Sym, simple_elf
 
 ONE, TWO, THREE = (BuildId(bytes([n]) * 20) for n in (1, 2, 3))
