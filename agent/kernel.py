@@ -45,16 +45,26 @@ class Module:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Symbols:
-    """What is kept of kallsyms: bounds of the kernel's text, (address, name) of generated code in ascending order."""
+    """What is kept of kallsyms: bounds of the kernel's text, bounds of the part of it that only the start needed, and
+    (address, name) of generated code in ascending order.
+
+    The memory of that part is in other use by now, but it is at the root of the idle task's stack for good.
+    """
 
     start: int = 0
     end: int = 0
+    init_start: int = 0
+    init_end: int = 0
     generated: tuple[tuple[int, str], ...] = ()
 
     @property
     def hidden(self) -> bool:
         """All addresses read as 0 for lack of CAP_SYSLOG, or there are none."""
         return not self.start < self.end
+
+    def has(self, address: int) -> bool:
+        """Whether the kernel's own code is there."""
+        return self.start <= address < self.end or self.init_start <= address < self.init_end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +115,8 @@ def make_snapshot(build_id: BuildId, symbols: Symbols, modules: tuple[Module, ..
     else:
         kernel = Mapping(MappingKind.KERNEL, build_id, KERNEL_NAME)
         ranges = [Range(symbols.start, symbols.end, kernel, bias=symbols.start)]
+        if symbols.end <= symbols.init_start < symbols.init_end:
+            ranges.append(Range(symbols.init_start, symbols.init_end, kernel, bias=symbols.start))
         ranges += _module_ranges(build_id, modules)
         ranges += _generated_ranges(symbols.generated)
     return KernelSnapshot(build_id=build_id, symbols=symbols, modules=modules, table=build_table(ranges), named=named)
@@ -116,17 +128,24 @@ def parse_kallsyms(chunks: Iterable[bytes]) -> Symbols:
     ffffffff81000000 T _stext
     ffffffffc0201000 t bpf_prog_6deef7357e7b4530_sd_devices	[bpf]
     """
-    start = end = 0
+    bounds = dict.fromkeys((b"_stext", b"_etext", b"_sinittext", b"_einittext"), 0)
     generated: dict[int, str] = {}
     for block in whole_lines(chunks):
-        start = start or _address_of(block, b" _stext\n")
-        end = end or _address_of(block, b" _etext\n")
+        for name in bounds:
+            bounds[name] = bounds[name] or _address_of(block, b" " + name + b"\n")
         if b"\t[" in block:
             for match in _GENERATED.finditer(block):
                 if len(generated) < MAX_GENERATED:
                     generated.setdefault(int(match[1], 16), match[2].decode("ascii", "backslashreplace"))
     generated.pop(0, None)
-    return Symbols(start=start, end=end, generated=tuple(sorted(generated.items())))
+    start, end, init_start, init_end = bounds.values()
+    return Symbols(
+        start=start,
+        end=end,
+        init_start=init_start,
+        init_end=init_end,
+        generated=tuple(sorted(generated.items())),
+    )
 
 
 def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -163,16 +163,15 @@ def iter_kallsyms(kernel: KernelSnapshot, chunks: Iterable[bytes]) -> Iterator[b
     1f40 T do_one_initcall              from `_stext`
     2a0 t nft_do_chain\t[nf_tables]     from the module's base address
     """
-    symbols = kernel.symbols
     modules = {module.name.encode(): module for module in kernel.modules}
     for block in whole_lines(chunks):
         lines = []
         for match in _CODE_SYMBOL.finditer(block):
-            address, kind, name, owner = int(match[1], 16), match[2], match[3], match[4]
-            module = modules.get(owner) if owner else None
-            base, end = (module.base, module.base + module.size) if module else (symbols.start, symbols.end)
-            if base <= address < end and (module or not owner):
-                lines.append(b"%x %b %b%b\n" % (address - base, kind, name, b"\t[%b]" % owner if owner else b""))
+            address, owner = int(match[1], 16), match[4]
+            if not owner and kernel.symbols.has(address):
+                lines.append(b"%x %b %b\n" % (address - kernel.symbols.start, match[2], match[3]))
+            elif owner and (module := modules.get(owner)) and 0 <= address - module.base < module.size:
+                lines.append(b"%x %b %b\t[%b]\n" % (address - module.base, match[2], match[3], owner))
         yield b"".join(lines)
 
 

@@ -32,6 +32,9 @@ ffffffff81000000 T _text
 ffffffff81001000 t do_things
 ffffffff82000000 T _etext
 ffffffff83000000 D some_data
+ffffffff83780000 T _sinittext
+ffffffff83781000 t start_kernel
+ffffffff837f0000 T _einittext
 ffffffffc0100000 t nft_do_chain\t[nf_tables]
 ffffffffc0300000 t bpf_trampoline_6442\t[bpf]
 ffffffffc0201000 t bpf_prog_6deef7357e7b4530_devices\t[bpf]
@@ -40,6 +43,8 @@ ffffffffc0400000 t ftrace_trampoline\t[__builtin__ftrace]
 SYMBOLS = Symbols(
     start=0xFFFFFFFF81000000,
     end=0xFFFFFFFF82000000,
+    init_start=0xFFFFFFFF83780000,
+    init_end=0xFFFFFFFF837F0000,
     generated=(
         (0xFFFFFFFFC0201000, "bpf_prog_6deef7357e7b4530_devices"),
         (0xFFFFFFFFC0300000, "bpf_trampoline_6442"),
@@ -84,6 +89,7 @@ def test_kernel_addresses_are_counted_from_stext() -> None:
     assert resolve(snapshot, SYMBOLS.start) == (kernel, 0)
     assert resolve(snapshot, SYMBOLS.end - 1) == (kernel, SYMBOLS.end - 1 - SYMBOLS.start)
     assert resolve(snapshot, SYMBOLS.end) == (None, 0)
+    assert resolve(snapshot, 0xFFFFFFFF83781010) == (kernel, 0x2781010)
 
 
 def test_module_addresses_are_counted_from_the_base() -> None:
