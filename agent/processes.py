@@ -34,8 +34,11 @@ _log = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
 """How long after exec mappings are read. Loading a Python program with its extension modules takes 0.1 to 0.5 s."""
-MAX_IMAGES = 16384
+MAX_IMAGES = 8192
 """Images known at once. One takes 0.4 KiB and shares the rest with its parent, or 3 KiB after an exec."""
+MAX_RANGES = 250_000
+"""Ranges held in all tables together, 29 bytes each. 1,000 processes with 50 libraries have 50,000; a single one that
+generates code may have 8,192, and as many of those as somebody likes to start."""
 KEEP_WINDOWS = 2
 """Windows for which an image is kept after the one in which it ended or was sampled last: the window that was being
 drained at that moment, and the one after."""
@@ -61,6 +64,7 @@ class Count(StrEnum):
     MAPS_NOT_WHOLE = "maps_not_whole"
     REREAD_SKIPPED = "reread_skipped"
     EVICTED = "images_evicted"
+    TABLES_DROPPED = "tables_dropped"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -191,6 +195,7 @@ class ImageTable:
             gone = [i for i in self._images.values() if i.ended and self._window - i.last_window > KEEP_WINDOWS]
             for image in gone:
                 self._forget(image)
+            self._drop_tables()
 
     # How an image begins and ends.
 
@@ -247,6 +252,20 @@ class ImageTable:
             if len(self._images) > self._max_images:
                 self._forget(next(iter(self._images.values())))
                 self._count(Count.EVICTED)
+
+    def _drop_tables(self) -> None:
+        """Those of the images that were not used for longest, until MAX_RANGES hold; they are read again at need."""
+        held, kept = 0, set()
+        for image in reversed(self._images.values()):
+            table = image.table
+            if table is None or id(table) in kept:
+                continue
+            if held + len(table.start) <= MAX_RANGES:
+                held += len(table.start)
+                kept.add(id(table))
+            else:
+                image.snapshot = None
+                self._count(Count.TABLES_DROPPED)
 
     def _end(self, image: Image | None) -> None:
         if image is not None and not image.ended:

@@ -284,6 +284,21 @@ def test_images_are_bounded(tmp_path: Path) -> None:
     assert again.facts == images[0].facts
 
 
+def test_tables_are_bounded_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the images that were used last are kept; shared ones count once; others are read again at need."""
+    first, second = world.seen(7), world.seen(8)
+    world.proc.map(8, world.shell, world.plugin)
+    world.table.read_maps(second)
+    child = world.table.get(world.event(EventKind.FORK, 9, parent=second.id))
+    monkeypatch.setattr("agent.processes.MAX_RANGES", 2)
+    world.table.end_window()
+    assert first.table is None
+    assert child.table is second.table is not None
+    assert world.table.counts[Count.TABLES_DROPPED] == 1
+    world.table.read_maps(first)
+    assert find(first, TEXT) == BuildId(b"\1" * 20)
+
+
 def test_an_image_whose_event_was_lost_is_read(world: World) -> None:
     """The id says which process it is."""
     world.proc.start(7, world.shell)
