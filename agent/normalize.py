@@ -178,7 +178,7 @@ class _Stacks:
         for chosen, found in self._find(parts, np.flatnonzero(~by_kernel & (key >= FIRST_STACK)), key, raw.keys):
             frames = gather(raw.offsets, found)
             address = _inside_calls(raw.address, frames)
-            self._add(parts, chosen, frames, self._resolver.user(images, owner[chosen][frames.stack], address))
+            self._add_user(parts, chosen, frames, self._resolver.user(images, owner[chosen][frames.stack], address))
         for chosen, found in self._find(parts, np.flatnonzero(by_kernel), key, ids.keys):
             frames = gather(ids.offsets, found)
             resolved = IdFrames(
@@ -186,7 +186,8 @@ class _Stacks:
                 build_id=ids.build_id[frames.index],
                 address=_inside_calls(ids.address, frames),
             )
-            self._add(parts, chosen, frames, self._resolver.resolved(resolved, images, owner[chosen][frames.stack]))
+            pool = self._resolver.resolved(resolved, images, owner[chosen][frames.stack])
+            self._add_user(parts, chosen, frames, pool)
         return parts, pair_of
 
     def _kernel_parts(self, keys: NDArray[np.uint64]) -> tuple[_Parts, NDArray[np.int64]]:
@@ -209,6 +210,22 @@ class _Stacks:
         there[there] = known[at[there]] == key[wanted][there]
         _set_miss(parts, wanted[~there], FrameMiss.STACK_EXPIRED)
         return zip(in_batches(wanted[there]), in_batches(at[there].astype(np.int64)), strict=True)
+
+    def _add_user(self, parts: _Parts, chosen: NDArray[np.int64], frames: Gathered, pool: Pool) -> None:
+        """As `_add`, but each stack ends before the first caller that lies in no mapping.
+
+        Code without frame pointers uses the register for something else. The chain then goes through whatever that
+        points to: the first word that is no address shows it, and nothing rootward of it was ever a caller.
+        """
+        first = self._pooled
+        self._add(parts, chosen, frames, pool)
+        nowhere = (pool.mapping == 0) & (pool.address == np.uint64(FrameMiss.UNMAPPED)) & frames.is_caller
+        _miss, body = parts
+        # Positions are counted from the pool's start, as `body.start` is; reversed, so that the leafmost one stays.
+        at = np.flatnonzero(nowhere)[::-1]
+        broken = chosen[frames.stack[at]]
+        body.length[broken] = first + at - body.start[broken]
+        _set_miss(parts, broken, FrameMiss.NO_FRAME_POINTER)
 
     def _add(self, parts: _Parts, chosen: NDArray[np.int64], frames: Gathered, pool: Pool) -> None:
         """Puts the frames of the parts `chosen` into the pool."""

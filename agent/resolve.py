@@ -14,7 +14,7 @@ from agent.frames import Pool
 from agent.kernel import Kernel, KernelSnapshot
 from agent.processes import Image, ImageTable
 from agent.window import ID_BYTES, ID_VALID
-from fleetflame.model import FrameMiss, Mapping, MappingKind, NamedFrame
+from fleetflame.model import FrameMiss, Mapping, MappingKind, NamedFrame, Segment
 
 LOWEST_MAPPED = 1 << 16
 """vm.mmap_min_addr's default."""
@@ -142,7 +142,30 @@ class Resolver:
                     self._images.builds.resolved_by_kernel(found.ljust(ID_BYTES, b"\0"))
                 )
         which_mapping = indices[which]
-        return which_mapping, np.where(which_mapping == 0, np.uint64(FrameMiss.UNREADABLE_FILE), address)
+        outside = ~self._in_code(which_mapping, address)
+        within = np.where(which_mapping == 0, np.uint64(FrameMiss.UNREADABLE_FILE), address)
+        within[outside] = FrameMiss.UNMAPPED
+        which_mapping[outside] = 0
+        return which_mapping, within
+
+    def _in_code(self, mapping: NDArray[np.uint32], address: NDArray[np.uint64]) -> NDArray[np.bool]:
+        """Which file offsets can be code of their mapping's file.
+
+        The kernel takes the first mapping that ends above an address without asking whether it begins below it
+        (stack_map_get_build_id_offset, kernel/bpf/stackmap.c): what lies in no mapping gets the build ID of the next
+        one, and an offset that is negative or in none of its executable segments.
+        """
+        inside = address < np.uint64(END_OF_USER)
+        for index in np.unique(mapping).tolist():
+            segments = self.numbering.mappings[index].segments
+            if segments:
+                here = mapping == index
+                offset = address[here]
+                inside[here] &= np.any(
+                    [(segment.offset <= offset) & (offset < segment.offset + segment.size) for segment in segments],
+                    axis=0,
+                )
+        return inside
 
     def _rename(self, snapshot: KernelSnapshot, target: NDArray[np.int32], within: NDArray[np.uint64]) -> None:
         """Turns indices in the snapshot's names into the window's."""
@@ -152,6 +175,10 @@ class Resolver:
                 names, which = np.unique(within[here], return_inverse=True)
                 ours = [self.numbering.of_name(snapshot.named[name]) for name in names.tolist()]
                 within[here] = np.array(ours, np.uint64)[which]
+
+
+def _holds(segment: Segment, offset: NDArray[np.uint64]) -> NDArray[np.bool]:
+    return (segment.offset <= offset) & (offset < segment.offset + segment.size)
 
 
 def _unasked(address: NDArray[np.uint64]) -> NDArray[np.uint64]:

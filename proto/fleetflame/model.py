@@ -76,6 +76,8 @@ class FrameMiss(IntEnum):
     """The stack is deeper than the unwinder goes; the frames nearest the leaf are kept."""
     STACK_EXPIRED = 17
     """The kernel counted a stack whose frames were gone when they were read."""
+    NO_FRAME_POINTER = 18
+    """The chain of frame pointers led to an address outside of all code: a caller was compiled without them."""
     UNMAPPED = 32
     """The address lies in no mapping of the process."""
     ANONYMOUS = 33

@@ -157,10 +157,10 @@ def test_callers_are_inside_their_call_and_root_comes_first(world: World) -> Non
 def test_frames_that_the_kernel_resolved_need_no_mappings(world: World) -> None:
     """Build ID and file offset stand as they are; path and segments come from whoever saw the file."""
     key = ID_STACK_BIT | 99
-    samples = Samples(ids={key: [(SERVER, 0x1234), (b"\7" * 20, 0x50), (SHELL, 0x60)]}).add(GONE, key)
+    samples = Samples(ids={key: [(SERVER, 0x1234), (b"\7" * 20, 0x50), (SHELL, 0x1060)]}).add(GONE, key)
     window = world.normalize(samples)
     (stack,) = stacks_of(window)
-    assert stack == (("shell", 0x5F), ("07" * 20, 0x4F), ("server", 0x1234))
+    assert stack == (("shell", 0x105F), ("07" * 20, 0x4F), ("server", 0x1234))
     by_id = {mapping.build_id: mapping for mapping in window.mappings}
     assert by_id[BuildId(SERVER)].segments[0].vaddr == TEXT
     assert by_id[BuildId(b"\7" * 20)].segments == ()
@@ -173,10 +173,29 @@ def test_a_bare_address_goes_through_the_mappings(world: World) -> None:
     samples = Samples(ids={key: [(b"", TEXT), (b"", TEXT + 0x11), (b"", 0x10)]}).add(B, key).add(GONE, key)
     window = world.normalize(samples)
     assert stacks_of(window) == [
-        (("miss", "unmapped"), ("server", 0x1010), ("server", 0x1000)),
-        (("miss", "unmapped"), ("miss", "process_gone"), ("miss", "process_gone")),
+        (("miss", "no_frame_pointer"), ("server", 0x1010), ("server", 0x1000)),
+        (("miss", "no_frame_pointer"), ("miss", "process_gone"), ("miss", "process_gone")),
     ]
-    assert window.degraded == {"unmapped": 2, "process_gone": 1}
+    assert window.degraded == {"no_frame_pointer": 2, "process_gone": 1}
+
+
+def test_a_stack_ends_where_the_frame_pointers_lead_nowhere(world: World) -> None:
+    """A word that is no address shows that the chain broke there: what lies beyond was never a caller."""
+    samples = Samples(raw={16: [TEXT + 0x10, TEXT + 0x21, 0x7, TEXT + 0x30, 0x9], 17: [0x7, TEXT + 0x21]})
+    window = world.normalize(samples.add(A, 16).add(A, 17, count=5))
+    assert stacks_of(window) == [
+        (("miss", "no_frame_pointer"), ("shell", 0x1020), ("shell", 0x1010)),
+        (("shell", 0x1020), ("miss", "unmapped")),
+    ]
+    assert window.degraded == {"no_frame_pointer": 1, "unmapped": 5}
+
+
+@pytest.mark.parametrize("offset", [(1 << 64) - 0x1000, 0xFFF, 0x2001])
+def test_an_offset_outside_of_all_code_is_no_frame(world: World, offset: int) -> None:
+    """The kernel gives an address between two mappings the build of the next one."""
+    key = ID_STACK_BIT | 99
+    window = world.normalize(Samples(ids={key: [(SERVER, 0x1234), (SHELL, offset)]}).add(GONE, key))
+    assert stacks_of(window) == [(("miss", "no_frame_pointer"), ("server", 0x1234))]
 
 
 def test_the_vdso_of_a_process_that_is_gone_is_known(world: World) -> None:
@@ -187,8 +206,10 @@ def test_the_vdso_of_a_process_that_is_gone_is_known(world: World) -> None:
     world.table.apply(ProcessEvent(kind=EventKind.EXEC, tgid=8, image=image))
     world.proc.end(8)
     key = ID_STACK_BIT | 99
-    window = world.normalize(Samples(ids={key: [(b"", base + 0x20), (SERVER, 0x31), (b"", TEXT + 1)]}).add(image, key))
-    assert stacks_of(window) == [(("miss", "process_gone"), ("server", 0x30), ("[vdso]", 0x20))]
+    window = world.normalize(
+        Samples(ids={key: [(b"", base + 0x20), (SERVER, 0x1031), (b"", TEXT + 1)]}).add(image, key)
+    )
+    assert stacks_of(window) == [(("miss", "process_gone"), ("server", 0x1030), ("[vdso]", 0x20))]
 
 
 def test_a_library_that_was_loaded_since_is_found(world: World, tmp_path: Path) -> None:
