@@ -1,6 +1,7 @@
 """What an aggregator can be told. Every option's default, unit and check stands here; help and docs read them."""
 
 import os
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -240,14 +241,18 @@ def check_nats_url(text: str) -> tuple[str, ...]:
     return servers
 
 
-def redacted(url: str) -> str:
-    """`url` with its password, or a user name that is a token, as `***`: what logs and errors may show."""
+def redacted(urls: str) -> str:
+    """One URL or several, with passwords, and user names that are tokens, as `***`: what logs and errors may show."""
+    return ",".join(_without_secret(url) for url in re.split(r",(?=\s*\w+://)", urls))
+
+
+def _without_secret(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     if not slashes or not at:
         return url
     name, colon, _ = user.partition(":")
-    return f"{scheme}://{name if colon else ''}{':' if colon else ''}***@{host}"
+    return f"{scheme}://{f'{name}:' if colon else ''}***@{host}"
 
 
 def _check_storage_url(text: str) -> None:
