@@ -55,10 +55,13 @@ class Folded:
     def completeness(self) -> Completeness:
         """How much of the stacks is known, in samples."""
         kinds = self.kinds()
-        truncated = inherit(self.trie, kinds == FrameKind.TRUNCATED)
-        unnamed = inherit(self.trie, kinds == FrameKind.UNKNOWN) & ~truncated
+        truncated = self._below(kinds == FrameKind.TRUNCATED)
+        unnamed = self._below(kinds == FrameKind.UNKNOWN) & ~truncated
         total, cut, bare = (int(self.count[nodes].sum()) for nodes in (slice(None), truncated, unnamed))
         return Completeness(whole=total - cut - bare, truncated=cut, unsymbolized=bare)
+
+    def _below(self, flag: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return inherit(self.trie, flag) if flag.any() else flag
 
     def with_used_names(self) -> "Folded":
         """The same without names that no node has."""

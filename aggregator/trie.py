@@ -127,6 +127,24 @@ def preorder(trie: Trie) -> I64:
     return order
 
 
+def outermost(trie: Trie) -> NDArray[np.bool_]:
+    """For each node whether no node above it has the same item: those whose totals may be added up by item.
+
+    A walk visits all below a node before anything else. So of the nodes of one item, in the order of the walk, those
+    lie below another that come before its last descendant.
+    """
+    ones = np.ones(len(trie), np.uint64)
+    size = totals(trie, ones)
+    group = trie.item.astype(np.uint64) * np.uint64(len(trie) + 1)
+    first = group + starts(trie, size, own_first=ones)
+    order = np.argsort(first)
+    # Groups lie apart, so that the furthest end so far is never one of another item.
+    reach = np.maximum.accumulate((first + size)[order])
+    result = np.ones(len(trie), bool)
+    result[order[1:]] = first[order[1:]] >= reach[:-1]
+    return result
+
+
 def paths(trie: Trie, nodes: I64) -> tuple[I64, I64]:
     """The items from the root to each of `nodes` as columns: offsets, items."""
     length = trie.depth[nodes]

@@ -90,10 +90,10 @@ class Picture:
 def picture_of(folded: Folded, options: Options, *, limit: int) -> Picture:
     """The picture of `folded`, without frames of less weight than `limit`."""
     weight = folded.total_values()
+    counts = folded.total_counts() if folded.timed else weight
     keep = weight >= max(limit, 1)
     keep[0] = True
-    start = starts(folded.trie, weight)
-    trie, kept = prune(folded.trie, keep)
+    trie, kept, start = _cull(folded.trie, weight, keep)
     kinds = folded.kinds()
     colors, color = _colors(folded.names, trie, kinds[kept])
     total = int(weight[0])
@@ -110,11 +110,11 @@ def picture_of(folded: Folded, options: Options, *, limit: int) -> Picture:
         layout=options.layout,
         trie=trie,
         names=folded.names,
-        start=start[kept],
+        start=start,
         weight=weight[kept],
         colors=colors,
         color=color,
-        counts=(folded.total_counts()[kept],),
+        counts=(counts[kept],),
         own=folded.count[kept],
         timed=folded.timed,
         culled=culled,
@@ -126,6 +126,14 @@ def widest(weight: U64, frames: int) -> int:
     if len(weight) <= frames:
         return 1
     return int(np.partition(weight, len(weight) - frames - 1)[len(weight) - frames - 1]) + 1
+
+
+def _cull(trie: Trie, weight: U64, keep: NDArray[np.bool_]) -> tuple[Trie, NDArray[np.int64], U64]:
+    """The tree of the nodes to keep, which these are, and where they begin: as if those left out were still there."""
+    family, members = prune(trie, keep[trie.parent])
+    begin = starts(family, weight[members])
+    smaller, inside = prune(family, keep[members])
+    return smaller, members[inside], begin[inside]
 
 
 def _colors(names: tuple[str, ...], trie: Trie, kinds: NDArray[np.uint8]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:

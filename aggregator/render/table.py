@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aggregator.fold import Folded
 from aggregator.naming import FrameKind, kind_of
 from aggregator.render import wording
-from aggregator.trie import Trie
+from aggregator.trie import Trie, outermost
 
 U64 = NDArray[np.uint64]
 
@@ -52,11 +52,11 @@ class Top:
 def top(folded: Folded, *, limit: int = 50, order: Order = Order.SELF) -> Top:
     """The `limit` functions of `folded` with the most samples; equal ones by name."""
     nodes = np.flatnonzero(folded.trie.depth > len(folded.origin.by))
-    outermost = nodes[_outermost(folded.trie, nodes)]
+    widest = nodes[outermost(folded.trie)[nodes]]
     size = len(folded.names)
     own_count, own_value = (_sum(folded.trie, nodes, column, size) for column in (folded.count, folded.value))
     all_count, all_value = (
-        _sum(folded.trie, outermost, column, size) for column in (folded.total_counts(), folded.total_values())
+        _sum(folded.trie, widest, column, size) for column in (folded.total_counts(), folded.total_values())
     )
     found = np.flatnonzero(all_count)
     main, other = (own_value, all_value) if order is Order.SELF else (all_value, own_value)
@@ -97,26 +97,6 @@ def footer(table: Top) -> list[str]:
     """What stands below the rows: how many there are, how much the profile holds and how complete it is."""
     shown = f"{len(table.rows):,} of {table.functions:,} functions"
     return [" · ".join([shown, *table.facts])]
-
-
-def _outermost(trie: Trie, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """For each of `nodes` whether no node above it has the same name.
-
-    Only names that occur on two levels can recur, so that few nodes are walked up from.
-    """
-    depth = trie.depth
-    lowest, highest = np.full(int(trie.item.max()) + 1, len(trie)), np.zeros(int(trie.item.max()) + 1, np.int64)
-    np.minimum.at(lowest, trie.item[nodes], depth[nodes])
-    np.maximum.at(highest, trie.item[nodes], depth[nodes])
-    result = np.ones(len(nodes), bool)
-    open_ = np.flatnonzero(depth[nodes] > lowest[trie.item[nodes]])
-    above = trie.parent[nodes[open_]]
-    while len(open_):
-        same = trie.item[above] == trie.item[nodes[open_]]
-        result[open_[same]] = False
-        more = ~same & (above != 0)
-        open_, above = open_[more], trie.parent[above[more]]
-    return result
 
 
 def _sum(trie: Trie, nodes: NDArray[np.int64], column: U64, size: int) -> U64:
