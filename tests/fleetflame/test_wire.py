@@ -51,7 +51,7 @@ def assign(path: str, value: object) -> Callable[[Any], object]:
 
 
 @given(batches())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_decoding_gives_back_what_was_encoded(batch: Batch) -> None:
     """Every field of every valid batch survives."""
     assert plain(wire.decode(wire.encode(batch))) == plain(batch)
@@ -352,7 +352,7 @@ def test_damaged_messages_never_raise_anything_else(data: st.DataObject) -> None
 
 
 @given(batches(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_flipped_bit_is_refused_or_harmless(batch: Batch, data: st.DataObject) -> None:
     """The frame's checksum sees to it that damage on the way never yields another batch."""
     packed = bytearray(wire.encode(batch))
