@@ -4,6 +4,7 @@ A number means a stack only within its (node, epoch, dictionary). The frames beh
 earlier one; the store and `ingest` remember them as `Numbers`.
 """
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,8 +84,8 @@ def accept(batch: Batch, stacks: StackRows, numbers: Numbers, received: int) -> 
         degraded = dict(ledger.degraded)
         degraded[DEGRADED_REASON] = degraded.get(DEGRADED_REASON, 0) + missing
         ledger = replace(ledger, degraded=degraded)
-    labels = [_with_node(row, batch.node) for row in batch.series]
-    keys = np.array([ids.series_id(row) for row in labels], np.uint64)
+    named = [_of_node(row, batch.node) for row in batch.series]
+    keys = np.array([key for _, key in named], np.uint64)
     # Label sets that differ only in a `node` of their own are one series now.
     series_ids, first, index = np.unique(keys, return_index=True, return_inverse=True)
     series, stack, count = _summed(index.astype(np.uint32)[batch.sample_series], stack, count)
@@ -99,7 +100,7 @@ def accept(batch: Batch, stacks: StackRows, numbers: Numbers, received: int) -> 
         type=batch.type,
         mappings=batch.mappings,
         named=batch.named,
-        series=tuple(labels[row] for row in first.tolist()),
+        series=tuple(named[row][0] for row in first.tolist()),
         series_ids=series_ids,
         first_number=batch.first_number,
         stacks=stacks,
@@ -125,8 +126,11 @@ def _summed(
     return series[starts], stack[starts], np.add.reduceat(count, starts)
 
 
-def _with_node(labels: Labels, node: str) -> Labels:
-    return tuple(sorted([pair for pair in labels if pair[0] != "node"] + [("node", node)]))
+@functools.lru_cache(1 << 15)
+def _of_node(labels: Labels, node: str) -> tuple[Labels, int]:
+    """The series of `node` that it calls `labels`, and its id. Remembered: the same ones come in every window."""
+    whole = tuple(sorted([pair for pair in labels if pair[0] != "node"] + [("node", node)]))
+    return whole, ids.series_id(whole)
 
 
 _NAMED = np.array(sorted(NAMED_KINDS), np.uint8)

@@ -50,7 +50,7 @@ class Engine:
     """Handles to one engine and one database. Raises StoreError if it cannot be reached or opened."""
 
     def __init__(self, options: StorageOptions) -> None:
-        self._options = options
+        self.options = options
         self._folder: IO[str] | None = None
         self._readers: queue.LifoQueue[Client | None] = queue.LifoQueue()
         self._open: list[Client] = []
@@ -81,7 +81,7 @@ class Engine:
 
     def local(self, table: str) -> str:
         """Where statements about parts of `table` go: in a cluster, to every server's own table."""
-        cluster = self._options.cluster
+        cluster = self.options.cluster
         return f"{table}_local ON CLUSTER {cluster}" if cluster else table
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Columns:
@@ -113,7 +113,7 @@ class Engine:
             self._readers.put(handle)
 
     def _handle(self, settings: dict[str, Any], database: str | None = None) -> Client:
-        options = self._options
+        options = self.options
         with _translated("open"):
             if options.embedded:
                 root = Path(options.location)
@@ -137,7 +137,7 @@ class Engine:
         return handle
 
     def _create_database(self) -> None:
-        options = self._options
+        options = self.options
         name = DATABASE
         if options.embedded:
             (Path(options.location) / "engine.xml").write_text(_engine_config(options))
@@ -164,8 +164,8 @@ class Engine:
             settings |= {"async_insert": 0, "max_partitions_per_insert_block": 1000, "distributed_foreground_insert": 1}
         else:
             settings |= {"max_execution_time": QUERY_S}
-        if self._options.embedded:
-            memory = self._options.memory_bytes
+        if self.options.embedded:
+            memory = self.options.memory_bytes
             settings |= {
                 "max_memory_usage": memory * 3 // 4,
                 "max_bytes_before_external_group_by": memory // 3,

@@ -31,12 +31,14 @@ class KnownIds:
         return rows.astype(np.int64)
 
     def add(self, ids: NDArray[np.uint64]) -> None:
-        """From now on `ids` are known."""
-        self._fresh.update(ids.tolist())
-        if len(self._fresh) < _MERGE_AT and len(self) < self._limit:
-            return
-        self._young = np.union1d(self._young, np.fromiter(self._fresh, np.uint64, len(self._fresh)))
-        self._fresh.clear()
+        """From now on `ids`, each once, are known."""
+        if len(ids) < _MERGE_AT:
+            self._fresh.update(ids.tolist())
+            if len(self._fresh) < _MERGE_AT and len(self) < self._limit:
+                return
+            ids = np.fromiter(self._fresh, np.uint64, len(self._fresh))
+            self._fresh.clear()
+        self._young = np.sort(np.concatenate((self._young, ids)))
         if len(self._young) >= self._limit // 2:
             self._old, self._young = self._young, np.zeros(0, np.uint64)
 

@@ -45,7 +45,18 @@ class Ragged:
         return len(self.offsets) - 1
 
 
-Values = NDArray[Any] | Ragged | Sequence[str] | Sequence[Mapping[str, Any]]
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A column of strings that come in runs: `values[i]`, `sizes[i]` times."""
+
+    values: Sequence[str]
+    sizes: Sequence[int]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+
+Values = NDArray[Any] | Ragged | Runs | Sequence[str] | Sequence[Mapping[str, Any]]
 """A column: numbers, arrays of UInt64, strings, or maps from strings."""
 
 
@@ -87,6 +98,8 @@ def _string(text: str) -> bytes:
 
 def _encode(kind: str, values: Any) -> list[bytes]:
     if kind == "String":
+        if isinstance(values, Runs):
+            return [_string(value) * size for value, size in zip(values.values, values.sizes, strict=True)]
         return [_encode_strings(values)]
     if kind == "Array(UInt64)":
         return [values.offsets[1:].astype("<u8").tobytes(), values.values.astype("<u8", copy=False).tobytes()]

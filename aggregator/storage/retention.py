@@ -19,12 +19,11 @@ from aggregator import metrics
 from aggregator.storage import rollup, schema
 from aggregator.storage.engine import Engine
 from aggregator.storage.tables import HOURS, SAMPLES, SAMPLES_HOUR, TABLES, Keep, Table
-from aggregator.storage.types import DAY_S, StorageOptions, Usage
+from aggregator.storage.types import BRIEF_DAYS, DAY_S, StorageOptions, Usage
 
 log = logging.getLogger(__name__)
 
 WEEK_S = 7 * DAY_S
-BRIEF_DAYS = 2
 DROPPED_UNTIL = "dropped_until"
 BY_NAME = {table.name: table for table in TABLES}
 WEEKLY = frozenset(table.name for table in TABLES if table.time == "week")

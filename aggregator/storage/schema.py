@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from aggregator.storage.engine import Engine
 from aggregator.storage.native import Column, Values
-from aggregator.storage.tables import STATE, TABLES, create
+from aggregator.storage.tables import STATE, TABLES, Table, create, create_distributed, create_local
 from fleetflame.errors import FleetflameError
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ MIGRATIONS: Mapping[int, Migration] = {}
 
 def ensure(engine: Engine, *, version: int = VERSION, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
     """Brings the database to `version`, creating what is missing. Raises FleetflameError if it is newer than that."""
-    engine.command(create(STATE))
+    _create(engine, (STATE,))
     found = read_state(engine, "schema")
     if found is not None and found > version:
         raise FleetflameError(
@@ -34,10 +34,19 @@ def ensure(engine: Engine, *, version: int = VERSION, migrations: Mapping[int, M
         log.info("migrating the store", extra={"from_version": step, "to_version": step + 1})
         migrations[step](engine)
         write_state(engine, "schema", step + 1)
-    for table in TABLES:
-        engine.command(create(table))
+    _create(engine, TABLES)
     if found is None:
         write_state(engine, "schema", version)
+
+
+def _create(engine: Engine, tables: Sequence[Table]) -> None:
+    cluster, days = engine.options.cluster, engine.options.days
+    for table in tables:
+        if cluster:
+            engine.command(create_local(table, days, cluster))
+            engine.command(create_distributed(table, cluster))
+        else:
+            engine.command(create(table))
 
 
 def read_state(engine: Engine, key: str) -> int | None:

@@ -4,6 +4,7 @@ What each holds, and why it is keyed and cut as it is, is in docs/storage.md. Al
 is dropped a partition at a time, which costs nothing; what is referred to is kept as long as what refers to it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -238,26 +239,26 @@ def create(table: Table) -> str:
     return _create(table, name=table.name, engine=f"ReplacingMergeTree({table.version})", settings=DURABLE)
 
 
-def create_local(table: Table, days: dict[Keep, int]) -> str:
+def create_local(table: Table, days: Mapping[Keep, int], cluster: str) -> str:
     """DDL for the part of a table that each server of a cluster keeps."""
     path = f"'/clickhouse/tables/{{shard}}/{{database}}/{table.name}', '{{replica}}'"
     version = f", {table.version}" if table.version else ""
-    # Nobody may drop partitions of a cluster's tables from one aggregator: the servers drop whole parts by themselves.
+    # Each server drops whole parts by itself, also while no aggregator runs.
     ttl = f"TTL {table.time} + INTERVAL {days[table.keep] + 1} DAY" if table.keep in days else ""
     return _create(
         table,
-        name=f"{table.name}_local ON CLUSTER '{{cluster}}'",
+        name=f"{table.name}_local ON CLUSTER '{cluster}'",
         engine=f"ReplicatedReplacingMergeTree({path}{version})",
         settings={**DURABLE, "ttl_only_drop_parts": 1},
         ttl=ttl,
     )
 
 
-def create_distributed(table: Table) -> str:
+def create_distributed(table: Table, cluster: str) -> str:
     """DDL for the name under which a cluster's table is queried and inserted into."""
     return (
-        f"CREATE TABLE IF NOT EXISTS {table.name} ON CLUSTER '{{cluster}}' AS {table.name}_local\n"
-        f"ENGINE = Distributed('{{cluster}}', currentDatabase(), {table.name}_local, {table.shard_by})\n"
+        f"CREATE TABLE IF NOT EXISTS {table.name} ON CLUSTER '{cluster}' AS {table.name}_local\n"
+        f"ENGINE = Distributed('{cluster}', currentDatabase(), {table.name}_local, {table.shard_by})\n"
     )
 
 

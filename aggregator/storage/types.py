@@ -1,5 +1,6 @@
 """The values that cross the store's border: what goes in, what is asked, what comes out, and how it fails."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
@@ -8,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.selector import Matcher, Selector
+from aggregator.storage.tables import Keep
 from fleetflame.errors import FleetflameError, UsageError
-from fleetflame.model import Labels, Ledger, Mapping, NamedFrame
+from fleetflame.model import Labels, Ledger, NamedFrame
+from fleetflame.model import Mapping as FrameMapping
 
 BatchId = NewType("BatchId", int)
 """blake2b-64 of (node, epoch, sequence): what makes a batch the same batch."""
 
 DAY_S = 86_400
+BRIEF_DAYS = 2
 HOUR_S = 3_600
 
 
@@ -71,6 +75,12 @@ class StorageOptions:
             raise UsageError("storage needs one reader at least and a disk budget of 0 (none) or more")
 
     @property
+    def days(self) -> Mapping[Keep, int]:
+        """For how many days each kind of table keeps its rows at least."""
+        # Frames may be as old as the dictionary's week before the oldest sums that refer to them.
+        return {Keep.BRIEF: BRIEF_DAYS, Keep.RAW: self.raw_days, Keep.ROLLED: self.rolled_days + 14}
+
+    @property
     def embedded(self) -> bool:
         """Whether the engine runs in this process."""
         return "://" not in self.location
@@ -103,7 +113,7 @@ class AcceptedBatch:
     """Window start in Unix seconds, rounded down."""
     period_ns: int
     type: str
-    mappings: tuple[Mapping, ...]
+    mappings: tuple[FrameMapping, ...]
     named: tuple[NamedFrame, ...]
     series: tuple[Labels, ...]
     """With `node`."""
@@ -185,7 +195,7 @@ class Frames:
 class Build:
     """A build of a file, kernel or module that stacks refer to."""
 
-    mapping: Mapping
+    mapping: FrameMapping
     last_seen: int
     """Unix seconds, rounded down to the week it was announced in."""
 

@@ -19,7 +19,7 @@ from aggregator.storage import ids, tables
 from aggregator.storage.accept import MISS, NOT_RECEIVED
 from aggregator.storage.engine import Engine, hex_set
 from aggregator.storage.known import KnownIds
-from aggregator.storage.native import Column, Ragged, Values
+from aggregator.storage.native import Column, Ragged, Runs, Values
 from aggregator.storage.types import DAY_S, AcceptedBatch, BatchId, StackRows, Stored
 from fleetflame.model import Labels, Mapping, NamedFrame
 
@@ -29,6 +29,9 @@ _MONDAY_S = 4 * DAY_S
 
 MAX_ROWS = 1 << 19
 """Rows of one insert. Bounds its memory (50 MB of blocks), and keeps it below the engine's own limit for one block."""
+
+MAX_FRAMES = 1 << 20
+"""Frames of one insert of stacks: 16 MB of block, and some 100 MB while the engine sorts and compresses it."""
 
 KNOWN_STACKS = 1 << 21
 KNOWN_OTHERS = 1 << 17
@@ -67,8 +70,7 @@ class Writer:
         times = np.array([batch.time for batch in batches], np.uint32)
         zeros = np.zeros(len(batches), np.uint64)
         values: dict[str, Values] = {
-            "type": [batch.type for batch, size in zip(batches, sizes, strict=True) for _ in range(size)]
-            + [""] * len(batches),
+            "type": Runs([*(batch.type for batch in batches), ""], [*sizes.tolist(), len(batches)]),
             "series": np.concatenate([*(batch.series_ids[batch.sample_series] for batch in batches), zeros]),
             "time": np.concatenate([np.repeat(times, sizes), times]),
             "stack": np.concatenate([*(batch.sample_stack for batch in batches), zeros]),
@@ -151,15 +153,17 @@ class Writer:
 
     def _store_stacks(self, week: int, stacks: StackRows) -> None:
         fresh = self._stacks.unknown(stacks.ids ^ np.uint64(week))
-        chosen = ids.taken(stacks, fresh)
-        values: dict[str, Values] = {
-            "week": np.full(len(chosen), week),
-            "stack": chosen.ids,
-            "mapping": Ragged(chosen.offsets, chosen.mapping),
-            "address": Ragged(chosen.offsets, chosen.address),
-        }
-        _insert(self._engine, tables.STACKS, values)
-        self._stacks.add(chosen.ids ^ np.uint64(week))
+        ends = np.cumsum((stacks.offsets[1:] - stacks.offsets[:-1])[fresh])
+        for rows in np.split(fresh, np.searchsorted(ends, np.arange(MAX_FRAMES, int(ends.max(initial=0)), MAX_FRAMES))):
+            chosen = ids.taken(stacks, rows)
+            values: dict[str, Values] = {
+                "week": np.full(len(chosen), week),
+                "stack": chosen.ids,
+                "mapping": Ragged(chosen.offsets, chosen.mapping),
+                "address": Ragged(chosen.offsets, chosen.address),
+            }
+            _insert(self._engine, tables.STACKS, values)
+            self._stacks.add(chosen.ids ^ np.uint64(week))
 
     def _store_numbers(self, batches: Sequence[AcceptedBatch]) -> None:
         values: dict[str, Values] = {

@@ -1,0 +1,37 @@
+-- Made by `make ddl` from aggregator/storage/tables.py; do not edit.
+-- Run once, on any server of the cluster, in the database that --storage names.
+-- Macros used: {cluster}, {shard}, {replica}. See docs/storage.md.
+-- The names that are queried and inserted into.
+
+CREATE TABLE IF NOT EXISTS samples ON CLUSTER '{cluster}' AS samples_local
+ENGINE = Distributed('{cluster}', currentDatabase(), samples_local, batch);
+
+CREATE TABLE IF NOT EXISTS samples_hour ON CLUSTER '{cluster}' AS samples_hour_local
+ENGINE = Distributed('{cluster}', currentDatabase(), samples_hour_local, stack);
+
+CREATE TABLE IF NOT EXISTS hours ON CLUSTER '{cluster}' AS hours_local
+ENGINE = Distributed('{cluster}', currentDatabase(), hours_local, hour);
+
+CREATE TABLE IF NOT EXISTS series ON CLUSTER '{cluster}' AS series_local
+ENGINE = Distributed('{cluster}', currentDatabase(), series_local, series);
+
+CREATE TABLE IF NOT EXISTS stacks ON CLUSTER '{cluster}' AS stacks_local
+ENGINE = Distributed('{cluster}', currentDatabase(), stacks_local, stack);
+
+CREATE TABLE IF NOT EXISTS mappings ON CLUSTER '{cluster}' AS mappings_local
+ENGINE = Distributed('{cluster}', currentDatabase(), mappings_local, mapping);
+
+CREATE TABLE IF NOT EXISTS named ON CLUSTER '{cluster}' AS named_local
+ENGINE = Distributed('{cluster}', currentDatabase(), named_local, named);
+
+CREATE TABLE IF NOT EXISTS stack_numbers ON CLUSTER '{cluster}' AS stack_numbers_local
+ENGINE = Distributed('{cluster}', currentDatabase(), stack_numbers_local, cityHash64(node));
+
+CREATE TABLE IF NOT EXISTS ledger ON CLUSTER '{cluster}' AS ledger_local
+ENGINE = Distributed('{cluster}', currentDatabase(), ledger_local, batch);
+
+CREATE TABLE IF NOT EXISTS rejected ON CLUSTER '{cluster}' AS rejected_local
+ENGINE = Distributed('{cluster}', currentDatabase(), rejected_local, message);
+
+CREATE TABLE IF NOT EXISTS state ON CLUSTER '{cluster}' AS state_local
+ENGINE = Distributed('{cluster}', currentDatabase(), state_local, cityHash64(key));
