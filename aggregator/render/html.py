@@ -15,12 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.diff import SHARE_UNIT, Difference
 from aggregator.fold import Folded
 from aggregator.render import wording
 from aggregator.render.palette import INK, PALE_INK, color_class, diff_fills, fills
-from aggregator.render.picture import ROOT_CLASS, Layout, Options, Picture, picture_of, widest
+from aggregator.render.picture import (
+    ROOT_CLASS,
+    Layout,
+    Options,
+    Picture,
+    difference_limit,
+    picture_of,
+    picture_of_difference,
+    widest,
+)
 from aggregator.render.svg import source_hash
-from aggregator.render.table import Top, top
+from aggregator.render.table import Changes, Top, changes, points, top
 from aggregator.trie import Trie
 
 U64 = NDArray[np.uint64]
@@ -35,8 +45,15 @@ def render(folded: Folded, options: Options = Options()) -> bytes:  # noqa: B008
     return render_page(picture_of(folded, options, limit=limit), _function_rows(top(folded, limit=TABLE_ROWS)))
 
 
-def render_page(picture: Picture, table: str, *, labels: tuple[str, ...] = ()) -> bytes:
-    """The page of `picture` with `table` below the fold; `labels` are the names of what a difference compares."""
+def render_diff(difference: Difference, options: Options = Options()) -> bytes:  # noqa: B008 - frozen
+    """The difference as UTF-8 HTML, with a table of the functions that changed most."""
+    limit = difference_limit(difference, options.max_frames)
+    picture = picture_of_difference(difference, options, limit=limit)
+    return render_page(picture, _change_rows(changes(difference, limit=TABLE_ROWS)))
+
+
+def render_page(picture: Picture, table: str) -> bytes:
+    """The page of `picture`, with `table` for those who ask for it."""
     policy = (
         f"default-src 'none'; script-src '{source_hash(script())}'; style-src '{source_hash(style())}';"
         " base-uri 'none'; form-action 'none'"
@@ -78,7 +95,7 @@ next match; the button Functions shows a table"></canvas><div id="spacer"></div>
 <div id="status" role="status"></div>
 <div id="tip" aria-hidden="true"></div>
 <noscript><p>A script draws this, and none may run here. The format SVG needs none.</p></noscript>
-<script id="data" type="application/json">{_data(picture, labels)}</script>
+<script id="data" type="application/json">{_data(picture)}</script>
 <script>{script()}</script>
 </body>
 </html>
@@ -97,7 +114,7 @@ def script() -> str:
     return files(__package__).joinpath("assets/html.js").read_text("utf-8")
 
 
-def _data(picture: Picture, labels: tuple[str, ...]) -> str:
+def _data(picture: Picture) -> str:
     """The tree as JSON that is safe inside a script element: no `<` is left in it."""
     light, dark = ({**fills(theme), **diff_fills(theme), ROOT_CLASS: _ROOT_FILL[theme]} for theme in ("light", "dark"))
     names, item = _used(picture)
@@ -109,8 +126,8 @@ def _data(picture: Picture, labels: tuple[str, ...]) -> str:
         "timed": picture.timed,
         "unit": _unit(picture),
         "flame": picture.layout is Layout.FLAME,
-        "diff": len(picture.counts) == 2,
-        "labels": labels,
+        "diff": bool(picture.shares),
+        "labels": picture.labels,
         "light": light,
         "dark": dark,
         "ink": {**INK, "pale": PALE_INK},
@@ -126,11 +143,13 @@ def _used(picture: Picture) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _columns(picture: Picture, item: NDArray[np.int64]) -> bytes:
-    """Parents as steps, names, colours, gaps, own samples, samples, and widths if they are no multiple of samples."""
+    """Parents as steps, names, colours, gaps, own samples, samples; widths unless a multiple of samples; shares."""
     columns: list[NDArray[Any]] = [_parent_steps(picture.trie), item, picture.color, _gaps(picture), picture.own]
     columns += picture.counts
     if not _unit(picture):
         columns.append(picture.weight)
+    # Ten millionths are finer than two digits after the point of a per cent.
+    columns += [column // np.uint64(SHARE_UNIT // 10**7) for column in picture.shares]
     return b"".join(varints(column.astype(np.uint64)) for column in columns)
 
 
@@ -201,6 +220,26 @@ def _function_rows(table: Top) -> str:
         f"<table><caption>{caption}</caption><thead><tr>"
         '<th scope="col" aria-sort="descending"><button type="button">Self</button></th><th scope="col">samples</th>'
         '<th scope="col"><button type="button">Total</button></th><th scope="col">samples</th>'
+        f'<th scope="col" class="name">Function</th></tr></thead><tbody>\n{rows}</tbody></table>'
+    )
+
+
+def _change_rows(table: Changes) -> str:
+    """The table of functions whose own share changed most."""
+    rows = "".join(
+        f"<tr><td>{wording.share(row.self_before, SHARE_UNIT)}</td><td>{wording.share(row.self_after, SHARE_UNIT)}</td>"
+        f'<td data-n="{abs(row.self_after - row.self_before)}">{points(row.self_before, row.self_after)}</td>'
+        f'<td data-n="{abs(row.total_after - row.total_before)}">{points(row.total_before, row.total_after)}</td>'
+        f'<td class="name"><i data-color="{color_class(row.name, row.kind)}"></i>'
+        f'<button type="button">{escape(row.name)}</button></td></tr>\n'
+        for row in table.rows
+    )
+    heads = (f"Self, {table.labels[0]}", f"Self, {table.labels[1]}")
+    return (
+        f"<table><caption>{len(table.rows):,} of {table.functions:,} functions, by the change of their own share, in"
+        f' points</caption><thead><tr><th scope="col">{escape(heads[0])}</th><th scope="col">{escape(heads[1])}</th>'
+        '<th scope="col" aria-sort="descending"><button type="button">Self</button></th>'
+        '<th scope="col"><button type="button">Total</button></th>'
         f'<th scope="col" class="name">Function</th></tr></thead><tbody>\n{rows}</tbody></table>'
     )
 

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.diff import Difference
 from aggregator.fold import Folded
 from aggregator.profile import Completeness
-from aggregator.trie import Trie, starts
+from aggregator.trie import Trie, starts, totals
 
 U64 = NDArray[np.uint64]
 
@@ -55,6 +56,29 @@ def render(folded: Folded, *, title: str = "") -> bytes:
             "value_ns": int(folded.value.sum()) if folded.timed else None,
             "completeness": completeness_fields(completeness),
         },
+    }
+    return encoded(document)
+
+
+def render_diff(difference: Difference, *, title: str = "") -> bytes:
+    """Both as one flamebearer of format `double`: seven integers for each node: three left, three right, the name."""
+    columns: list[NDArray[Any]] = []
+    for side in difference.sides:
+        total = totals(difference.trie, side.count)
+        columns += [offsets(difference.trie, total), total, side.count]
+    left, right = (int(side.count.sum()) for side in difference.sides)
+    document = {
+        "version": 1,
+        "flamebearer": {
+            "names": ["total", *difference.names[1:]],
+            "levels": interleaved(difference.trie, [*columns, difference.trie.item]),
+            "numTicks": left + right,
+            "maxSelf": int(max(side.count.max() for side in difference.sides)),
+        },
+        "metadata": {"format": "double", "spyName": "fleetflame", "units": "samples", "name": title},
+        "leftTicks": left,
+        "rightTicks": right,
+        "fleetflame": {side.label: completeness_fields(side.folded.completeness()) for side in difference.sides},
     }
     return encoded(document)
 

@@ -10,17 +10,19 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.diff import SHARE_UNIT, Difference, total_shares
 from aggregator.fold import Folded
 from aggregator.naming import FrameKind
 from aggregator.render import wording
-from aggregator.render.palette import TITLES, color_class, key_class
-from aggregator.trie import Trie, prune, starts
+from aggregator.render.palette import DIFF_STEPS, TITLES, color_class, key_class
+from aggregator.trie import Trie, prune, starts, totals
 
 U64 = NDArray[np.uint64]
 F64 = NDArray[np.float64]
 
 ROOT_NAME = "all"
 ROOT_CLASS = "r0"
+_DIFF_LEGEND = ((0, "smaller share"), (DIFF_STEPS, "same"), (2 * DIFF_STEPS, "larger share"))
 
 
 class Layout(StrEnum):
@@ -63,7 +65,8 @@ class Picture:
     """Frames by node of `trie`, whose items are indices into `names`. Node 0 is all there is.
 
     `weight` is what widths are in proportion to: nanoseconds where they are known, else samples; `start` is where a
-    node begins, in the same unit. `colors` are classes; `counts` has the columns that tooltips speak of.
+    node begins, in the same unit. `colors` are classes. `counts` are samples; a difference has them twice, before and
+    after, and `shares` beside them, and its widths are the sums of both shares.
     """
 
     title: str
@@ -77,6 +80,8 @@ class Picture:
     colors: tuple[str, ...]
     color: NDArray[np.uint8]
     counts: tuple[U64, ...]
+    shares: tuple[U64, ...] = ()
+    labels: tuple[str, ...] = ()
     own: U64
     timed: bool
     culled: int
@@ -121,11 +126,59 @@ def picture_of(folded: Folded, options: Options, *, limit: int) -> Picture:
     )
 
 
+def picture_of_difference(difference: Difference, options: Options, *, limit: int) -> Picture:
+    """The picture of `difference`, without frames whose shares together are less than `limit` of 2 * SHARE_UNIT."""
+    shares = total_shares(difference)
+    weight = shares[0] + shares[1]
+    keep = weight >= max(limit, 1)
+    keep[0] = True
+    trie, kept, start = _cull(difference.trie, weight, keep)
+    color = _change(shares[0][kept], shares[1][kept])
+    color[0] = 0
+    culled = len(difference.trie) - len(trie)
+    before, after = difference.sides
+    facts = [wording.side(side.label, side.folded.completeness()) for side in difference.sides]
+    return Picture(
+        title=options.title or f"{before.label} → {after.label}",
+        facts=(*facts, *([f"{culled:,} narrow frames left out"] if culled else [])),
+        legend=tuple(Key(color=f"d{step}", title=title, share="") for step, title in _DIFF_LEGEND),
+        layout=options.layout,
+        trie=trie,
+        names=difference.names,
+        start=start,
+        weight=weight[kept],
+        colors=(ROOT_CLASS, *(f"d{step}" for step in range(2 * DIFF_STEPS + 1))),
+        color=color,
+        counts=tuple(totals(difference.trie, side.count)[kept] for side in difference.sides),
+        shares=tuple(column[kept] for column in shares),
+        labels=(before.label, after.label),
+        own=(before.count + after.count)[kept],
+        timed=False,
+        culled=culled,
+    )
+
+
+def difference_limit(difference: Difference, frames: int) -> int:
+    """The least weight at which no more than `frames` nodes of the difference are left."""
+    before, after = total_shares(difference)
+    return widest(before + after, frames)
+
+
 def widest(weight: U64, frames: int) -> int:
     """The least weight at which no more than `frames` nodes are left."""
     if len(weight) <= frames:
         return 1
     return int(np.partition(weight, len(weight) - frames - 1)[len(weight) - frames - 1]) + 1
+
+
+def _change(before: U64, after: U64) -> NDArray[np.uint8]:
+    """The colour of each node, 1 + d-number: how much its share changed, relative to itself.
+
+    A share of a thousandth is added below the line, so that what is rare, and changes by chance, stays pale.
+    """
+    one, other = before.astype(np.float64), after.astype(np.float64)
+    relative = (other - one) / (np.maximum(one, other) + SHARE_UNIT / 1000)
+    return (np.rint(relative * DIFF_STEPS) + DIFF_STEPS + 1).astype(np.uint8)
 
 
 def _cull(trie: Trie, weight: U64, keep: NDArray[np.bool_]) -> tuple[Trie, NDArray[np.int64], U64]:

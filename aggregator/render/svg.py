@@ -15,10 +15,11 @@ from importlib.resources import files
 
 import numpy as np
 
+from aggregator.diff import SHARE_UNIT, Difference
 from aggregator.fold import Folded
 from aggregator.render import wording
 from aggregator.render.palette import diff_fills, fills
-from aggregator.render.picture import ROOT_NAME, Layout, Options, Picture, picture_of
+from aggregator.render.picture import ROOT_NAME, Layout, Options, Picture, picture_of, picture_of_difference
 
 ROW = 18
 PAD = 12
@@ -35,6 +36,12 @@ def render(folded: Folded, options: Options = Options()) -> bytes:  # noqa: B008
     total = int(folded.value.sum())
     limit = total * options.min_width / (options.width - 2 * PAD)
     return render_picture(picture_of(folded, options, limit=int(np.ceil(limit))), options.width)
+
+
+def render_diff(difference: Difference, options: Options = Options()) -> bytes:  # noqa: B008 - frozen
+    """The difference as UTF-8 SVG: red has a larger share than before, blue a smaller one."""
+    limit = 2 * SHARE_UNIT * options.min_width / (options.width - 2 * PAD)
+    return render_picture(picture_of_difference(difference, options, limit=int(np.ceil(limit))), options.width)
 
 
 def render_picture(picture: Picture, width: int) -> bytes:
@@ -162,7 +169,9 @@ class _Rows:
 
 
 def tooltips(picture: Picture) -> list[str]:
-    """What is said of each frame besides its name: share, samples, time, and what is its own."""
+    """What is said of each frame besides its name: share, samples, time, and what is its own; or how these changed."""
+    if picture.shares:
+        return _changes(picture)
     total = picture.total
     weights, counts, own = picture.weight.tolist(), picture.counts[0].tolist(), picture.own.tolist()
     words = []
@@ -171,4 +180,14 @@ def tooltips(picture: Picture) -> list[str]:
         if picture.timed:
             text += f", {wording.duration(weight)}"
         words.append(f"{text}, {self_count:,} in itself" if self_count != count else f"{text}, all in itself")
+    return words
+
+
+def _changes(picture: Picture) -> list[str]:
+    rows = zip(*(column.tolist() for column in (*picture.shares, *picture.counts)), strict=True)
+    words = []
+    for one, other, count_before, count_after in rows:
+        before, after = wording.share(one, SHARE_UNIT), wording.share(other, SHARE_UNIT)
+        points = 100 * (other - one) / SHARE_UNIT
+        words.append(f"{before} → {after} ({points:+.2f} points), {count_before:,} → {count_after:,} samples")
     return words

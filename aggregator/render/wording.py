@@ -61,3 +61,8 @@ def wholeness(completeness: Completeness) -> list[str]:
     if completeness.unsymbolized:
         facts.append(f"{share(completeness.unsymbolized, total)} with unnamed frames")
     return facts
+
+
+def side(label: str, completeness: Completeness) -> str:
+    """One side of a difference: what it is called, how much it holds and how complete it is."""
+    return f"{label}: {', '.join([samples(completeness.total), *wholeness(completeness)])}"

@@ -29,6 +29,7 @@
   const parent = next(size, new Int32Array(size)), item = next(size, new Int32Array(size)), color = next(size, new Uint8Array(size));
   const start = next(size), own = next(size), counts = totals.map(() => next(size));
   const weight = unit ? counts[0].map((count) => count * unit) : next(size);
+  const shares = labels.map(() => next(size));
   const depth = new Int32Array(size), childFrom = new Int32Array(size).fill(-1), childTo = new Int32Array(size).fill(-1);
   // Parents come as steps from the parent of the node before; starts as gaps after the elder sibling or in the parent.
   for (let level = 0; level < depths; level++) {
@@ -55,8 +56,9 @@
   // What is said of a frame: one line for the status, several for the tooltip.
   function words(i) {
     if (data.diff) {
-      const [before, after] = counts.map((column, side) => (100 * column[i]) / (totals[side] || 1)), change = after - before;
-      return [`${before.toFixed(2)}% → ${after.toFixed(2)}%  (${change > 0 ? "+" : change < 0 ? "−" : ""}${Math.abs(change).toFixed(2)} points)`, `${samples(counts[0][i])} in ${labels[0]}, ${samples(counts[1][i])} in ${labels[1]}`];
+      const [before, after] = shares.map((column) => column[i] / 1e5), change = after - before;
+      const sign = change > 0 ? "+" : change < 0 ? "−" : "";
+      return [`${before.toFixed(2)}% → ${after.toFixed(2)}% (${sign}${Math.abs(change).toFixed(2)} points)`, `${number(counts[0][i])} → ${number(counts[1][i])} samples`];
     }
     const lines = [`${percent(weight[i], weight[0])} of all, ${samples(counts[0][i])}${timed ? ", " + seconds(weight[i]) : ""}`];
     lines.push(own[i] === counts[0][i] ? "all of it in itself" : own[i] ? `${samples(own[i])} in itself` : "none in itself");
@@ -81,7 +83,6 @@
     }
     theme.paleClass = classes.map((name) => "rcl".includes(name[0]));
     for (const swatch of document.querySelectorAll("[data-color]")) swatch.style.background = fills[swatch.dataset.color];
-    for (const scale of document.querySelectorAll("[data-scale]")) scale.style.background = `linear-gradient(90deg, ${[0, 4, 7, 10, 14].map((n) => fills["d" + n]).join(",")})`;
   }
 
   const rowTop = (level) => (flame ? (rows - 1 - level) * ROW : level * ROW) - frame.scrollTop;
