@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from aggregator.fold import fold
 from aggregator.profile import Profile
-from aggregator.render import folded, json, pprof, speedscope, svg, table
+from aggregator.render import folded, html, json, pprof, speedscope, svg, table
 
 
 class Format(StrEnum):
@@ -46,6 +46,12 @@ FORMS: dict[Format, Form] = {
         content_type="image/svg+xml",
         suffix=".svg",
         render=lambda profile: svg.render(fold(profile)),
+        picture=True,
+    ),
+    Format.HTML: Form(
+        content_type="text/html; charset=utf-8",
+        suffix=".html",
+        render=lambda profile: html.render(fold(profile)),
         picture=True,
     ),
     Format.PPROF: Form(content_type="application/vnd.google.protobuf", suffix=".pb.gz", render=pprof.render),

@@ -6,10 +6,12 @@ const DEFAULTS = { query: "cpu", from: "-15m", until: "now", by: "", kernel: "tr
 const FORMATS = ["folded", "svg", "html", "pprof", "speedscope", "json"];
 const EXAMPLES = ["cpu", 'cpu{service="', 'cpu{comm="', 'cpu{node=~"', 'cpu{container!=""}'];
 const UNITS_S = { s: 1, m: 60, h: 3600, d: 86400, w: 604800 };
+const RETRY_MS = 3000;
 const NUMBER = new Intl.NumberFormat("en");
 
 let asked = { ...DEFAULTS };
 let running = null;
+let retry = 0;
 let labelNames = [];
 const labelValues = new Map();
 
@@ -81,12 +83,13 @@ function frozen(wanted) {
 
 async function load() {
   running?.abort();
+  clearTimeout(retry);
   running = new AbortController();
   const { signal } = running;
   const params = frozen(asked);
   document.body.classList.add("busy");
   try {
-    const top = await fetchJson("api/v1/top", { ...params, limit: 40 }, signal);
+    const top = await fetchJson("api/v1/top", { ...params, limit: 25 }, signal);
     $("trouble").hidden = true;
     $("query").classList.remove("wrong");
     showSummary(top);
@@ -96,8 +99,8 @@ async function load() {
     $("side").hidden = top.samples === 0;
     $("empty").hidden = top.samples > 0;
     if (top.samples > 0) $("graph").contentWindow.location.replace(profileUrl(params, "html"));
-    else showEmpty();
-    loadAround(params, signal);
+    const nodes = await loadAround(params, signal);
+    if (top.samples === 0) showEmpty(nodes);
   } catch (error) {
     if (error.name !== "AbortError") showTrouble(error);
   } finally {
@@ -116,11 +119,11 @@ function showTrouble(error) {
   $("trouble").textContent = error.hint ? `${reached}\n${error.hint}` : reached;
   $("trouble").hidden = false;
   $("query").classList.toggle("wrong", error.message.includes("selector"));
-  $("summary").textContent = "";
-  for (const id of ["meter", "downloads", "graph", "side", "empty"]) $(id).hidden = true;
+  for (const id of ["facts", "graph", "side", "empty"]) $(id).hidden = true;
 }
 
 function showSummary(top) {
+  $("facts").hidden = false;
   const share = (samples) => percent(samples / Math.max(1, top.samples));
   const parts = [
     element("b", `${NUMBER.format(top.samples)} samples`),
@@ -158,11 +161,18 @@ function showDownloads(params, some) {
   $("downloads").hidden = !some;
 }
 
-function showEmpty() {
-  $("reason").textContent = `Nothing that matches ${asked.query} was sampled between ${asked.from} and ${asked.until}.`;
+function showEmpty(nodes) {
+  clearTimeout(retry);
+  const option = [...$("range").options].find((each) => each.value === asked.from && asked.until === "now");
+  const range = option ? `in the ${option.textContent}` : `from ${asked.from} until ${asked.until}`;
+  $("verdict").textContent = nodes.length ? "No samples here" : "Waiting for the first samples";
+  $("reason").textContent = nodes.length
+    ? `Nothing that matches ${asked.query} was sampled ${range}.`
+    : "No node has sent any yet. They arrive about ten seconds after an agent starts; this page looks again by itself.";
+  if (!nodes.length) retry = setTimeout(load, RETRY_MS);
   const ways = [];
-  if (asked.query !== "cpu") ways.push(["everything in this time range", { ...asked, query: "cpu" }]);
-  if (asked.from !== "-24h") ways.push(["the same in the last 24 hours", { ...asked, from: "-24h", until: "now" }]);
+  if (nodes.length && asked.query !== "cpu") ways.push(["everything in this time range", { ...asked, query: "cpu" }]);
+  if (nodes.length && asked.from !== "-24h") ways.push(["the same in the last 24 hours", { ...asked, from: "-24h", until: "now" }]);
   $("ways").replaceChildren(...ways.map(([text, wanted]) => {
     const item = document.createElement("li");
     item.append("Try ", button(text, () => ask(wanted)));
@@ -171,19 +181,16 @@ function showEmpty() {
 }
 
 async function loadAround(params, signal) {
-  try {
-    const range = { from: params.from, until: params.until };
-    const [nodes, labels] = await Promise.all([
-      fetchJson("api/v1/nodes", {}, signal), fetchJson("api/v1/labels", range, signal),
-    ]);
-    showNodes(nodes.nodes);
-    labelNames = labels.labels;
-    labelValues.clear();
-    $("labels").replaceChildren(...labelNames.map(choice));
-    suggest();
-  } catch (error) {
-    if (error.name !== "AbortError") console.warn(error);
-  }
+  const range = { from: params.from, until: params.until };
+  const [nodes, labels] = await Promise.all([
+    fetchJson("api/v1/nodes", {}, signal), fetchJson("api/v1/labels", range, signal),
+  ]);
+  showNodes(nodes.nodes);
+  labelNames = labels.labels;
+  labelValues.clear();
+  $("labels").replaceChildren(...labelNames.map(choice));
+  suggest();
+  return nodes.nodes;
 }
 
 function showNodes(nodes) {
