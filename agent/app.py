@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from agent import metrics
+from agent import heap, metrics
 from agent.batch import Batcher
 from agent.builds import Builds
 from agent.bus import Bus, BusConfig
@@ -68,6 +68,7 @@ class Parts:
 
 def run(config: AgentConfig) -> int:
     """Runs one agent until SIGTERM or SIGINT; returns 0 then. Raises FleetflameError."""
+    heap.keep_small()
     asyncio.run(_run(config))
     return 0
 

@@ -70,7 +70,7 @@ class AgentConfig:
     id_stack_entries: int = AUTOMATIC
     process_entries: int = AUTOMATIC
     thread_label: bool = False
-    queue_bytes: int = 32 * MIB
+    queue_bytes: int = 8 * MIB
     log_level: LogLevel = LogLevel.INFO
     metrics_listen: str = ""
     labels: LabelConfig = field(default_factory=LabelConfig)

@@ -15,7 +15,7 @@ from fleetflame.errors import FleetflameError, PrivilegeError
 
 _SOFTWARE = 1
 _CPU_CLOCK = 0
-_EXCLUDE_IDLE = 1 << 6
+_EXCLUDE_IDLE = 1 << 7
 _ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: newer kernels accept an older, shorter one
 _SET_BPF = 0x40042408
 _ENABLE = 0x2400
