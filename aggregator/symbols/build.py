@@ -1,11 +1,11 @@
 """From the bytes of one file to its table. Runs in the worker process: this is where parsers meet hostile bytes."""
 
-import io
 from dataclasses import dataclass, replace
 
 from symbolic import _lowlevel
 from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
+from symbolic.symcache import SymCache
 
 from aggregator.symbols import elf as elf_file
 from aggregator.symbols.combine import Demangle, dwarf_table, plain_table
@@ -88,9 +88,7 @@ def _symcache(data: memoryview) -> tuple[Symcache | None, str]:
     try:
         view = _lowlevel.ffi.from_buffer("uint8_t[]", data)
         made = next(Archive.from_bytes(view).iter_objects()).make_symcache()
-        out = io.BytesIO()
-        made.dump_into(out)  # type: ignore[no-untyped-call]
-        return read_symcache(out.getvalue()), ""
+        return read_symcache(_bytes_of(made)), ""
     except (SymbolicError, StopIteration) as error:
         # The library's error and its traceback refer to each other: left to the collector, the buffer's view would be
         # cleared before the archive that reads through it.
@@ -98,3 +96,10 @@ def _symcache(data: memoryview) -> tuple[Symcache | None, str]:
         return None, f"no debug information: {error}"
     except UnknownSymcacheError as error:
         return None, f"symcache not understood: {error}"
+
+
+def _bytes_of(cache: SymCache) -> bytes:
+    """The symcache's file. The library's own way copies it in small pieces, which takes a tenth of parsing it."""
+    pointer = cache._get_objptr()  # type: ignore[no-untyped-call]
+    size = _lowlevel.lib.symbolic_symcache_get_size(pointer)
+    return bytes(_lowlevel.ffi.buffer(_lowlevel.lib.symbolic_symcache_get_bytes(pointer), size))

@@ -116,48 +116,53 @@ def _rename_outermost(columns: _Columns, location: U32, name: U32) -> tuple[_Col
     Locations share their parents, so a chain is copied once per (location, name) that differs. Copies of outer frames
     are made before those of the frames inlined into them: a parent's index stays less than its child's.
     """
-    location = location.copy()
-    differs = np.flatnonzero(columns.function[_outermost(columns.parent, location)] != name)
-    chain = _pairs(location[differs], name[differs])
-    levels = [chain]
-    while True:
-        node = (chain >> np.uint64(32)).astype(np.uint32)
-        above = columns.parent[node]
-        inner = above != NOWHERE
-        if not inner.any():
-            break
-        chain = _union(_pairs(above[inner], chain[inner].astype(np.uint32)))
-        levels.append(chain)
+    differs = np.flatnonzero(columns.function[_outermost(columns.parent)[location]] != name)
+    if not len(differs):
+        return columns, location
+    levels = _chains(columns.parent, _pairs(location[differs], name[differs]))
     copied: NDArray[np.uint64] = np.zeros(0, np.uint64)
     number: U32 = np.zeros(0, np.uint32)
+    rows: list[tuple[U32, U32, U32, U32]] = []
+    first = len(columns.function)
     for level in reversed(levels):
-        fresh = _union(level)
-        fresh = fresh[~_among(fresh, copied)]
-        first = len(columns.function)
+        fresh = level[~_among(level, copied)]
         node, wanted = (fresh >> np.uint64(32)).astype(np.uint32), fresh.astype(np.uint32)
         above = columns.parent[node]
         outer = above == NOWHERE
         parent = np.full(len(node), NOWHERE, np.uint32)
         parent[~outer] = number[np.searchsorted(copied, _pairs(above[~outer], wanted[~outer]))]
         function = np.where(outer, wanted, columns.function[node]).astype(np.uint32)
-        columns = columns.with_rows(function, columns.file[node], columns.line[node], parent)
+        rows.append((function, columns.file[node], columns.line[node], parent))
         copied = np.concatenate([copied, fresh])
         number = np.concatenate([number, np.arange(first, first + len(fresh), dtype=np.uint32)])
+        first += len(fresh)
         order = np.argsort(copied)
         copied, number = copied[order], number[order]
-    location[differs] = number[np.searchsorted(copied, levels[0])]
-    return columns, location
+    location = location.copy()
+    location[differs] = number[np.searchsorted(copied, _pairs(location[differs], name[differs]))]
+    return columns.with_rows(*(np.concatenate(column) for column in zip(*rows, strict=True))), location
 
 
-def _outermost(parent: U32, location: U32) -> U32:
-    """The end of each location's chain of parents."""
-    current = location.copy()
+def _chains(parent: U32, pairs: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
+    """The pairs (location, name), those of their parents, and so on; each level once and ascending."""
+    levels = [_union(pairs)]
     while True:
-        above = parent[current]
+        above = parent[(levels[-1] >> np.uint64(32)).astype(np.uint32)]
         inner = above != NOWHERE
         if not inner.any():
+            return levels
+        levels.append(_union(_pairs(above[inner], levels[-1][inner].astype(np.uint32))))
+
+
+def _outermost(parent: U32) -> U32:
+    """The end of each location's chain of parents, in as many steps as the depth has binary digits."""
+    own = np.arange(len(parent), dtype=np.uint32)
+    current = np.where(parent == NOWHERE, own, parent)
+    while True:
+        further = current[current]
+        if np.array_equal(further, current):
             return current
-        current[inner] = above[inner]
+        current = further
 
 
 def _append_bare(columns: _Columns, names: U32) -> tuple[_Columns, U32]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from aggregator.symbols.elf import sha256_of
 from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.records import Kept, Source, Verdict
-from aggregator.symbols.runner import Inspected, Parsed, inspect, parse
+from aggregator.symbols.runner import Inspected, Parsed, Worker, inspect, parse
 from aggregator.symbols.sandbox import WorkerLimits
 from aggregator.symbols.store import Offer, SymbolStore
 from aggregator.symbols.tablefile import PARSER_VERSION, digest_of
@@ -40,15 +40,14 @@ class Claim:
 
 @dataclass(slots=True)
 class Intake:
-    """Parses one file at a time by default: a second worker would take the memory of the first once more."""
+    """Parses one file at a time: a second worker would take the memory of the first once more."""
 
     store: SymbolStore
     limits: WorkerLimits = field(default_factory=WorkerLimits)
-    workers: int = 1
     clock: Callable[[], float] = time.time
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     faults: Counter[Fault] = field(default_factory=Counter)
-    _turn: asyncio.Semaphore | None = None
+    worker: Worker = field(default_factory=Worker)
 
     async def take(self, file: Path, workspace: Path, claim: Claim) -> Verdict:
         """Takes in the ELF file `file`, which lies in `workspace` and may be moved. Raises SymbolFileError."""
@@ -94,11 +93,8 @@ class Intake:
         )
 
     async def _parse(self, file: Path, table: Path, content: str, module: str | None = None) -> Parsed:
-        if self._turn is None:
-            self._turn = asyncio.Semaphore(self.workers)
         try:
-            async with self._turn:
-                return await parse(file, table, limits=self.limits, module=module)
+            return await parse(file, table, limits=self.limits, module=module, worker=self.worker)
         except SymbolFileError as error:
             self.faults[error.fault] += 1
             await asyncio.to_thread(self.store.refuse, content, error.fault, error.message)

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from aggregator.symbols import elf as elf_file
 from aggregator.symbols.faults import Fault, SymbolFileError
+from aggregator.symbols.jobs import MAX_MESSAGE, Job
 from aggregator.symbols.sandbox import WorkerLimits
 from aggregator.symbols.table import SymbolTable
 from aggregator.symbols.tablefile import read_verified
@@ -23,8 +25,6 @@ from fleetflame.buildid import BuildId
 from fleetflame.model import Segment
 
 log = logging.getLogger(__name__)
-
-MAX_ANSWER = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +66,88 @@ def inspect(path: Path, limits: WorkerLimits) -> Inspected:
         )
 
 
-async def parse(source: Path, target: Path, *, limits: WorkerLimits, module: str | None = None) -> Parsed:
+class Worker:
+    """The worker process of one event loop, started when it is first needed. One job at a time."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: socket.socket | None = None
+        self._turn = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Ends the process; it is started anew when it is needed again."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def ask(self, job: Job, descriptors: tuple[int, int]) -> dict[str, Any]:
+        """What the worker says to the job. Raises SymbolFileError if it says nothing for too long, or nothing sound."""
+        async with self._turn:
+            try:
+                async with asyncio.timeout(job.limits.wall_seconds):
+                    channel = await self._send(json.dumps(asdict(job)).encode(), descriptors)
+                    data = await asyncio.get_running_loop().sock_recv(channel, 2 * MAX_MESSAGE)
+            except BaseException as error:
+                # Late, cancelled or broken: the process may be in the middle of something. Its fork dies with it.
+                await self.close()
+                if isinstance(error, TimeoutError):
+                    took = f"parsing took longer than {job.limits.wall_seconds:g} s"
+                    raise SymbolFileError(Fault.TIME, took) from error
+                raise
+        return _answer(data)
+
+    async def _send(self, message: bytes, descriptors: tuple[int, int]) -> socket.socket:
+        for _ in range(2):
+            channel = self._channel or await self._start()
+            try:
+                socket.send_fds(channel, [message], descriptors)
+            except (BrokenPipeError, ConnectionResetError):
+                await self.close()  # it had ended for want of work
+            else:
+                return channel
+        raise SymbolFileError(Fault.CRASHED, "the worker process does not stay up")
+
+    async def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._channel = ours
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "aggregator.symbols.worker",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+            )
+        return ours
+
+
+async def parse(
+    source: Path, target: Path, *, limits: WorkerLimits, module: str | None = None, worker: Worker | None = None
+) -> Parsed:
     """Parses `source` in a worker and leaves its table at `target`. Raises SymbolFileError, OSError.
 
     An ELF file, or with `module` a kallsyms text: "" takes the kernel's own symbols, a name those of that module.
+    Without `worker` a process is started for this file alone.
     """
     if module is None:
         await asyncio.to_thread(inspect, source, limits)
-    with source.open("rb") as read, target.open("x+b") as write:
-        job = {
-            "input": read.fileno(),
-            "output": write.fileno(),
-            "kind": "elf" if module is None else "kallsyms",
-            "module": module or "",
-            "limits": asdict(limits),
-        }
-        answer = await _ask(job, (read.fileno(), write.fileno()), limits)
+    job = Job(kind="elf" if module is None else "kallsyms", module=module or "", limits=limits)
+    used = worker or Worker()
+    try:
+        with source.open("rb") as read, target.open("x+b") as write:
+            answer = await used.ask(job, (read.fileno(), write.fileno()))
+    finally:
+        if worker is None:
+            await used.close()
     if answer["open_ends"]:
         log.warning("the symbol worker is not wholly confined", extra={"missing": answer["open_ends"]})
     if answer["fault"]:
@@ -91,38 +157,16 @@ async def parse(source: Path, target: Path, *, limits: WorkerLimits, module: str
     return Parsed(build_id=build_id, table=table, note=str(answer["detail"])[:1000])
 
 
-async def _ask(job: dict[str, Any], descriptors: tuple[int, ...], limits: WorkerLimits) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "aggregator.symbols.worker",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        pass_fds=descriptors,
-        env=_environment(),
-    )
-    late = False
+def _answer(data: bytes) -> dict[str, Any]:
+    """The fork's own answer out of the worker's. Raises SymbolFileError for what it died of."""
     try:
-        async with asyncio.timeout(limits.wall_seconds):
-            out, err = await process.communicate(json.dumps(job).encode())
-    except TimeoutError:
-        late = True
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if late:
-        raise SymbolFileError(Fault.TIME, f"parsing took longer than {limits.wall_seconds:g} s")
-    if process.returncode != 0:
-        raise _death(process.returncode or 0, err.decode("utf-8", "replace"))
-    try:
-        answer: dict[str, Any] = json.loads(out[:MAX_ANSWER])
-        return {"fault": "", "detail": "", "build_id": "", "open_ends": ()} | answer
-    except ValueError as error:
+        about: dict[str, Any] = json.loads(data)
+        if about["status"] != 0:
+            raise _death(int(about["status"]), str(about["error"]))
+        answer: dict[str, Any] = json.loads(about["answer"])
+    except (ValueError, KeyError, TypeError) as error:
         raise SymbolFileError(Fault.BAD_RESULT, f"the worker's answer is unsound: {error}") from error
+    return {"fault": "", "detail": "", "build_id": "", "open_ends": ()} | answer
 
 
 def _death(status: int, text: str) -> SymbolFileError:
@@ -140,6 +184,10 @@ def _death(status: int, text: str) -> SymbolFileError:
 
 
 def _environment() -> dict[str, str]:
-    """The worker's environment: nothing that the aggregator keeps secret, one thread for linear algebra."""
+    """The worker's environment: nothing that the aggregator keeps secret, one thread for linear algebra.
+
+    A fork lives for one file: giving memory back to the kernel and asking for it again would take a tenth of its time.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
-    return kept | {"OPENBLAS_NUM_THREADS": "1", "LANG": "C.UTF-8"}
+    heap = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}
+    return kept | heap | {"OPENBLAS_NUM_THREADS": "1", "LANG": "C.UTF-8"}

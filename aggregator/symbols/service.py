@@ -126,12 +126,16 @@ class SymbolService:
 
     async def run(self) -> None:
         """Searches in the background, and keeps up with what others put into the object store, until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with contextlib.aclosing(self), asyncio.TaskGroup() as group:
             for _ in range(SEARCHES):
                 group.create_task(self.fetcher.run())
             group.create_task(self._renew())
             if self._lending is not None:
                 group.create_task(self._follow(self._lending))
+
+    async def aclose(self) -> None:
+        """Ends the worker process, which an upload or a search starts; it is started again when it is needed."""
+        await self.intake.worker.close()
 
     def lookup(self, mapping: Mapping, addresses: NDArray[np.uint64]) -> Symbolized:
         """Names, inlined frames and lines at the addresses of a mapping, as `model.Mapping` counts them.

@@ -70,14 +70,17 @@ def read_symcache(data: bytes) -> Symcache:
 
 def _columns(parts: list[NDArray[np.uint32]], strings: "_Strings") -> Symcache:
     files, functions, locations, ranges = parts
-    count = len(locations)
-    location = np.arange(count - len(ranges), count, dtype=np.uint32)
-    location[(locations[location] == NONE).all(axis=1)] = NONE
+    start, locations, first = _without_repeats(ranges[:, 0], locations)
     file, line, function, parent = (np.ascontiguousarray(column) for column in locations.T)
-    if ((parent >= np.arange(count)) & (parent != NONE)).any():
+    if ((parent >= first) & (parent != NONE)).any() or (parent[:first] >= np.arange(first))[
+        parent[:first] != NONE
+    ].any():
         raise UnknownSymcacheError("a location is inlined into a later one")
+    location = np.arange(first, len(locations), dtype=np.uint32)
+    nothing = (file == NONE) & (line == NONE) & (function == NONE) & (parent == NONE)
+    location[nothing[first:]] = NONE
     return Symcache(
-        start=ranges[:, 0].astype(np.uint64),
+        start=start.astype(np.uint64),
         location=location,
         function=np.where(function < len(functions), function, NONE).astype(np.uint32),
         file=np.where(file < len(files), file, NONE).astype(np.uint32),
@@ -89,6 +92,21 @@ def _columns(parts: list[NDArray[np.uint32]], strings: "_Strings") -> Symcache:
             for comp_dir, directory, name in files[:, :3].tolist()
         ],
     )
+
+
+def _without_repeats(
+    start: NDArray[np.uint32], locations: NDArray[np.uint32]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], int]:
+    """Ranges and locations without the ranges that say what the one before says, a quarter of them; and how many
+    locations come before those of ranges."""
+    first = len(locations) - len(start)
+    own = locations[first:]
+    fresh = np.ones(len(own), np.bool_)
+    if len(own):
+        fresh[1:] = own[1:, 0] != own[:-1, 0]
+        for column in range(1, 4):
+            fresh[1:] |= own[1:, column] != own[:-1, column]
+    return start[fresh], np.concatenate([locations[:first], own[fresh]]), first
 
 
 def full_path(comp_dir: str, directory: str, name: str) -> str:
