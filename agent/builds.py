@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agent import vdso
 from agent.elf import ElfFacts, read_elf
 from agent.facts import open_process
 from agent.openat import FileStatus, OpenMiss, ProcessFiles, file_reader, open_on_host, status_of
@@ -125,6 +126,9 @@ class Builds:
 
         `path` is tried on the host's own root when no process that had the build mapped is left.
         """
+        if path == vdso.NAME.decode():
+            copy = vdso.open_copy(build_id)
+            return LendMiss.OTHER_BUILD if copy is None else copy
         with self._lock:
             build = self._builds.get(build_id)
             places = tuple(build.places) if build else ()

@@ -13,7 +13,7 @@ from agent.elf import read_elf
 from agent.facts import read_small
 from agent.openat import read_all
 from agent.procmaps import Region, iter_executable
-from fleetflame.buildid import from_file_ends
+from fleetflame.buildid import BuildId, from_file_ends
 from fleetflame.model import Mapping, MappingKind
 
 _log = logging.getLogger(__name__)
@@ -68,6 +68,16 @@ def read_base(process: int) -> int:
         if kind == _AT_SYSINFO_EHDR:
             return int(value) if value >= _FIRST_WIDE else 0
     return 0
+
+
+def open_copy(build_id: BuildId) -> int | None:
+    """A descriptor of a file in memory with our own image, None if that is not the one with this build ID."""
+    image = _own_image()
+    if not image or describe(image).build_id != build_id:
+        return None
+    fd = os.memfd_create("vdso", os.MFD_CLOEXEC)
+    os.pwrite(fd, image, 0)
+    return fd
 
 
 def describe(image: bytes) -> Mapping:

@@ -9,7 +9,7 @@ import numpy as np
 from agent.addresses import NOWHERE
 from agent.openat import read_all
 from agent.procmaps import Region, iter_executable
-from agent.vdso import NAME, Vdso, describe, read_base
+from agent.vdso import NAME, Vdso, describe, open_copy, read_base
 from fleetflame.buildid import BuildId, from_file_ends
 from fleetflame.model import MappingKind
 from tests.support.elf import PT_NOTE, ElfWriter, Sec, Seg, gnu_note
@@ -59,3 +59,16 @@ def test_a_process_without_a_vdso_has_no_base(tmp_path: Path) -> None:
         assert read_base(fd) == 0
     assert Vdso().table(0) is None
     os.close(fd)
+
+
+def test_our_own_image_can_be_lent() -> None:
+    """Under its build ID only; the copy has the same note."""
+    mapping = Vdso().table(1).targets[0]  # type: ignore[union-attr]
+    assert mapping.build_id
+    fd = open_copy(mapping.build_id)
+    assert fd is not None
+    try:
+        assert describe(os.pread(fd, 1 << 20, 0)).build_id == mapping.build_id
+    finally:
+        os.close(fd)
+    assert open_copy(BuildId(b"\1" * 20)) is None
