@@ -6,7 +6,7 @@ symbols that start at one address the first of these rules that tells them apart
 
     1. a range that holds the address: so a sized symbol before one of size 0
     2. a function (FUNC, IFUNC) before an untyped label
-    3. fewer leading underscores: `write`, not `__write` or `__GI___write`, whichever tables the file has left
+    3. fewer leading underscores, `__GI_` last: `write`, not `__write` or `__GI___write`, whichever are left
     4. global, then local, then weak: a weak symbol is the alias of something that has a name of its own
     5. the default version of a symbol before an old one
     6. without a compiler's suffix (`.localalias`, `.isra.0`)

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from aggregator.symbols.plain import STB_GLOBAL, STB_LOCAL, Candidates, Named, texts
 
 MAX_UNDERSCORES = 4
+GLIBC_INTERNAL = b"__GI_"
+"""glibc calls what it calls itself so, beside the name that everybody knows: worse than any underscores."""
 
 
 def choose(tables: list[Candidates]) -> Named:
@@ -162,7 +164,10 @@ def _underscores(text: NDArray[np.uint8], at: NDArray[np.int64], length: NDArray
     # `_Z`, `_R` and Swift's `_$s` are marks of mangling, not of a name that hides.
     second = text[np.minimum(at + 1, len(text) - 1)]
     mangled = (count == 1) & ((second == ord("Z")) | (second == ord("R")) | (second == ord("$")))
-    return np.where(mangled, 0, count)
+    internal = np.ones(len(at), np.bool_)
+    for step, letter in enumerate(GLIBC_INTERNAL):
+        internal &= (step < length) & (text[np.minimum(at + step, len(text) - 1)] == letter)
+    return np.where(mangled, 0, np.where(internal, MAX_UNDERSCORES + 1, count))
 
 
 def _has_suffix(text: NDArray[np.uint8], at: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.bool_]:

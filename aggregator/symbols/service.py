@@ -115,11 +115,24 @@ class SymbolService:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """`run` for as long as the body takes. Raises what `run` failed of."""
+        """`run` for as long as the body takes; if `run` fails, the body is cancelled and the failure raised."""
+        host = asyncio.current_task()
+        assert host is not None, "a coroutine runs in a task"
         task = asyncio.create_task(self.run(), name="symbols")
+
+        def stop_host(ended: asyncio.Task[None]) -> None:
+            if not ended.cancelled():
+                host.cancel()
+
+        task.add_done_callback(stop_host)
         try:
             yield
+        except asyncio.CancelledError:
+            if not task.done() or task.cancelled():
+                raise
+            host.uncancel()  # it was us: what the search failed of is raised instead
         finally:
+            task.remove_done_callback(stop_host)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -222,6 +235,21 @@ class SymbolService:
                 rank = None if record is None else record.kept.rank
                 found.append(Missing(mapping=mapping, rank=rank, fault=fault, detail=detail))
         return tuple(sorted(found, key=lambda missing: (missing.mapping.path, str(missing.mapping.build_id))))
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Counters since the start, and gauges, by group: for metrics."""
+        return {
+            "addresses": dict(self.lookups),
+            "verdicts": {str(verdict): count for verdict, count in self.intake.verdicts.items()},
+            "faults": {str(fault): count for fault, count in self.intake.faults.items()},
+            "searches": dict(self.fetcher.counts),
+            "debuginfod": dict(self.debuginfod.outcomes) if self.debuginfod is not None else {},
+            "now": {
+                "waiting": self.fetcher.waiting(),
+                "builds": len(self.store.records()),
+                "bytes": self.store.used_bytes(),
+            },
+        }
 
     def _symbol_addresses(
         self, mapping: Mapping, table: SymbolTable, addresses: NDArray[np.uint64]

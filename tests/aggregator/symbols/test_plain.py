@@ -61,6 +61,7 @@ def test_an_address_belongs_to_the_symbol_whose_range_holds_it() -> None:
         ("sized", [("zero_size", 0, 2, GLOBAL), ("sized", 16, 2, LOCAL)]),
         ("function", [("function", 16, 2, LOCAL), ("label", 16, NOTYPE, GLOBAL)]),
         ("write", [("__write", 16, 2, GLOBAL), ("__GI___write", 16, 2, LOCAL), ("write", 16, 2, WEAK)]),
+        ("____strtod", [("____strtod", 16, 2, GLOBAL), ("__GI_____strtod", 16, 2, LOCAL)]),
         ("api", [("api", 16, 2, GLOBAL), ("real", 16, 2, LOCAL)]),
         ("real", [("alias", 16, 2, WEAK), ("real", 16, 2, LOCAL)]),
         ("memmove", [("memcpy@GLIBC_2.2.5", 16, 2, GLOBAL), ("memmove@@GLIBC_2.2.5", 16, 2, GLOBAL)]),

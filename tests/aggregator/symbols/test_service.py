@@ -298,6 +298,33 @@ async def test_an_older_parsers_tables_are_made_anew(tmp_path: Path, monkeypatch
         assert names(made, FILE, 0x1004) == [["f"]]
 
 
+async def test_a_search_that_breaks_ends_what_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug of ours does not leave an aggregator that finds no symbols any more and says nothing."""
+
+    async def broken(self: object, nodes: list[str]) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("aggregator.symbols.hunt.Hunt.file", broken)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with service(tmp_path) as made:
+            await made.want(FILE, "web-1")
+            await asyncio.sleep(10)
+    assert caught.group_contains(AssertionError, match="a bug")
+
+
+async def test_counters_tell_what_happened(tmp_path: Path) -> None:
+    """For metrics: looked up, taken in, refused, searched."""
+    async with service(tmp_path) as made:
+        await wanted(made, FILE)
+        await made.upload(write(tmp_path / "app", simple_elf([Sym(name="f", value=0x1000, size=16)])), name="app")
+        names(made, FILE, 0x1004, 0x1FFF)
+        stats = made.stats()
+        assert stats["addresses"] == {"named": 1, "unnamed": 1}
+        assert stats["verdicts"] == {"taken": 1}
+        assert stats["searches"] == {"missing": 1}
+        assert stats["now"]["builds"] == 1
+
+
 def test_segments_convert_each_offset_once() -> None:
     """Several segments, ends exclusive, no overflow at the end of the address space."""
     segments = (Segment(0x1000, 0x401000, 0x100), Segment(0x3000, 0x7000, 0x10), Segment(2**64 - 16, 0, 16))

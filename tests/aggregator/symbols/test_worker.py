@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from aggregator.symbols.faults import Fault, SymbolFileError
-from aggregator.symbols.runner import Parsed, inspect, parse
+from aggregator.symbols.jobs import Job
+from aggregator.symbols.runner import Parsed, Worker, inspect, parse
 from aggregator.symbols.sandbox import WorkerLimits, filter_program
 from aggregator.symbols.table import Rank, SymbolTable, look_up
 from aggregator.symbols.tablefile import read_table, read_verified, write_table
@@ -170,6 +171,44 @@ def test_processor_time_is_limited(tmp_path: Path) -> None:
 def test_a_worker_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     """Wall time is limited as well, and the process is gone afterwards."""
     assert fault_of(tmp_path, simple_elf([]), WorkerLimits(wall_seconds=0.001)) is Fault.TIME
+
+
+async def test_one_process_serves_many_files_and_survives_each(tmp_path: Path) -> None:
+    """A file that kills its fork does not hurt the next one; a process that ended is started again."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_bytes(simple_elf([Sym(name="f", value=0x1000, size=16)]))
+    bad.write_bytes(b"text")
+    worker = Worker()
+    try:
+        for number in range(3):
+            assert (await parse(good, tmp_path / f"t{number}", limits=LIMITS, worker=worker)).table.functions == 1
+            job = Job(limits=LIMITS)
+            with bad.open("rb") as read, (tmp_path / "out").open("w+b") as write:
+                assert (await worker.ask(job, (read.fileno(), write.fileno())))["fault"] == Fault.NOT_ELF
+        process = worker._process
+        assert process is not None
+        process.kill()
+        await process.wait()
+        assert (await parse(good, tmp_path / "again", limits=LIMITS, worker=worker)).table.functions == 1
+        assert worker._process is not process
+    finally:
+        await worker.close()
+
+
+async def test_cancelling_a_parse_ends_its_process(tmp_path: Path) -> None:
+    """Nobody waits for it any more."""
+    path = tmp_path / "in"
+    path.write_bytes(simple_elf([]))
+    worker = Worker()
+    task = asyncio.create_task(parse(path, tmp_path / "out", limits=LIMITS, worker=worker))
+    while worker._process is None:
+        await asyncio.sleep(0.01)
+    process = worker._process
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert process.returncode is not None
+    await worker.close()
 
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
