@@ -73,28 +73,17 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
         store = await asyncio.to_thread(Store, storage_options(config))
         stack.push_async_callback(asyncio.to_thread, store.close)
         client = await stack.enter_async_context(bus.connected(config.nats))
-        jetstream = client.jetstream()
+        tasks = await stack.enter_async_context(_tasks())
         symbols = SymbolService(
             symbol_config(config), client=client, seen=lambda: [build.mapping for build in store.builds()]
         )
-        await stack.enter_async_context(symbols.running())
+        stack.callback(tasks.create_task(symbols.run(), name="symbols").cancel)
         queries = QueryService(store, symbols.lookup, config.limits)
         stack.push_async_callback(asyncio.to_thread, queries.close)
-
-        async def subscribe() -> JetStreamContext.PullSubscription:
-            await bus.ensure_streams(jetstream)
-            return await bus.batches(jetstream)
-
-        def seen(node: str, mappings: Sequence[Mapping]) -> None:
-            for mapping in mappings:
-                symbols.fetcher.want(mapping, node)
-
-        ingest = Ingest(subscribe, jetstream, store, seen=seen)
-        tasks = await stack.enter_async_context(_tasks())
+        ingest = _ingest(store, client.jetstream(), symbols)
         tasks.create_task(ingest.run(), name="ingest")
         stack.callback(ingest.stop)
-        upkeep = tasks.create_task(_upkeep(store), name="upkeep")
-        stack.callback(upkeep.cancel)
+        stack.callback(tasks.create_task(_upkeep(store), name="upkeep").cancel)
 
         def troubles() -> dict[str, str]:
             found = {"ingest": ingest.trouble, "bus": "" if client.is_connected else "not connected"}
@@ -109,6 +98,18 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
             troubles=troubles,
             version=importlib.metadata.version("fleetflame"),
         )
+
+
+def _ingest(store: Store, jetstream: JetStreamContext, symbols: SymbolService) -> Ingest:
+    async def subscribe() -> JetStreamContext.PullSubscription:
+        await bus.ensure_streams(jetstream)
+        return await bus.batches(jetstream)
+
+    def seen(node: str, mappings: Sequence[Mapping]) -> None:
+        for mapping in mappings:
+            symbols.fetcher.want(mapping, node)
+
+    return Ingest(subscribe, jetstream, store, seen=seen)
 
 
 async def _upkeep(store: Store) -> None:

@@ -11,7 +11,7 @@ from fleetflame.errors import UsageError
 if TYPE_CHECKING:
     from cli.client import Client, Params
 
-FORMATS = ("table", "folded", "svg", "html")
+FORMATS = ("table", "folded", "svg", "html", "json")
 
 
 @click.command()
@@ -30,7 +30,6 @@ FORMATS = ("table", "folded", "svg", "html")
 )
 @option("--by", multiple=True, metavar="LABEL", help="Keep the values of this label apart, as root frames; repeatable.")
 @option("--kernel/--no-kernel", default=True, help="Whether to show kernel frames.")
-@option("--normalize/--no-normalize", default=True, help="Whether to compare shares instead of samples.")
 @option(
     "--format",
     "format_name",
@@ -42,7 +41,7 @@ FORMATS = ("table", "folded", "svg", "html")
 @option("-o", "--output", default="", metavar="FILE", help="Write to FILE instead of standard output.")
 @with_client
 def command(*, client: "Client", before: str, after: str, output: str, format_name: str | None, **values: Any) -> None:
-    """Show what AFTER does more (red) and less (blue) than BEFORE: two selectors, two times, or two builds.
+    """Show what takes a larger (red) or smaller (blue) share of AFTER than of BEFORE.
 
     With one selector, --baseline-from and --baseline-until or two --build say what to compare with what.
 
@@ -53,12 +52,12 @@ def command(*, client: "Client", before: str, after: str, output: str, format_na
       fleetflame diff 'service="checkout"' --build 3f9c01ab --build 77ae12cd --from -7d
     """
     from cli.output import write_chunks
+    from cli.progress import awaited
 
     chosen = choose_format(format_name, output)
     params = [*_sides(before, after, values), *view_params(values), ("format", chosen)]
-    if not values["normalize"]:
-        params.append(("normalize", "false"))
-    write_chunks(client.stream("/api/v1/diff", params), output, binary=chosen in BINARY)
+    answer = awaited(client.stream("/api/v1/diff", params), doing="asking the aggregator")
+    write_chunks(answer, output, binary=chosen in BINARY)
     note_if_empty(client, after or before)
 
 

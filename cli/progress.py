@@ -1,7 +1,7 @@
-"""Progress of long work, on a terminal; nothing anywhere else."""
+"""Progress of long work: big queries, uploads, imports. On a terminal; nothing anywhere else."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -31,3 +31,19 @@ def tracked(source: IO[bytes], size: int | None, *, doing: str) -> Iterator[Iter
                 progress.advance(task, len(piece))
 
         yield counted()
+
+
+def awaited(chunks: Iterable[bytes], *, doing: str) -> Iterator[bytes]:
+    """`chunks`, with a spinner on standard error until the first one comes, if that is a terminal."""
+    pieces = iter(chunks)
+    if not sys.stderr.isatty():
+        yield from pieces
+        return
+    from rich.console import Console
+
+    from cli.output import colour_wanted
+
+    with Console(stderr=True, no_color=not colour_wanted()).status(doing):
+        first = next(pieces, b"")
+    yield first
+    yield from pieces

@@ -59,10 +59,12 @@ def command(client: "Client", selector: str, output: str, format_name: str | Non
       fleetflame query --format pprof -o cpu.pb.gz && go tool pprof cpu.pb.gz
     """
     from cli.output import write_chunks
+    from cli.progress import awaited
 
     chosen = choose_format(format_name, output)
     params = [("query", selector), *view_params(values), ("format", chosen)]
-    write_chunks(client.stream("/api/v1/profile", params), output, binary=chosen in BINARY)
+    answer = awaited(client.stream("/api/v1/profile", params), doing="asking the aggregator")
+    write_chunks(answer, output, binary=chosen in BINARY)
     note_if_empty(client, selector)
 
 

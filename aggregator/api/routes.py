@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aggregator import metrics
-from aggregator.api import catalog, health, openapi, page, profiles, symbols
+from aggregator.api import catalog, diffs, health, openapi, page, profiles, symbols
 from aggregator.api.answers import ApiError, error_answer, json_answer
 from aggregator.api.context import Context
 from aggregator.api.endpoint import Asked, Endpoint, read_params
@@ -29,6 +29,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="A profile of the samples that a selector matches in a time range.",
         params=profiles.PROFILE_PARAMS,
         answers=profiles.PROFILE_ANSWERS,
+    ),
+    Endpoint(
+        path="/api/v1/diff",
+        handler=diffs.diff,
+        summary="What takes a larger or smaller share of one selection than of another.",
+        params=diffs.PARAMS,
+        answers=diffs.ANSWERS,
     ),
     Endpoint(
         path="/api/v1/top",

@@ -83,3 +83,4 @@ async def service(store: Store, tmp_path: Path) -> AsyncIterator[Service]:
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:4040") as client:
         yield Service(context, client, troubles)
     queries.close()
+    await symbols.aclose()

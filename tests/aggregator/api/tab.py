@@ -47,6 +47,7 @@ def served(store: Store, folder: Path) -> Iterator[str]:
             started.set()
             await asyncio.to_thread(stop.wait)
         queries.close()
+        await context.symbols.aclose()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()

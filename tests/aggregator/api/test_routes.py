@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from aggregator.api.routes import ENDPOINTS
+from aggregator.formats import DIFF_FORMS, FORMS, Format
 from tests.aggregator.api.conftest import RANGE, SAMPLES, Service
+from tests.aggregator.storage.fleet import DAY
 
 
 def total(folded: str) -> int:
@@ -188,6 +190,84 @@ async def test_openapi_has_every_endpoint_with_its_parameters(service: Service) 
         assert told == {param.name for param in endpoint.params}
     assert len(set(identifiers)) == len(identifiers)
     json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "start"),
+    [
+        ("html", b"<!DOCTYPE html>"),
+        ("svg", b"<svg"),
+        ("json", b"{"),
+        ("speedscope", b"{"),
+        ("pprof", b"\x1f\x8b"),
+        ("table", b""),
+        ("folded", b""),
+    ],
+)
+async def test_every_format_is_served_under_its_type(service: Service, format_name: str, start: bytes) -> None:
+    """What has scripts of its own comes with a sandbox."""
+    answer = await service.client.get("/api/v1/profile", params={**RANGE, "format": format_name})
+    form = FORMS[Format(format_name)]
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == form.content_type
+    assert answer.content.startswith(start)
+    assert len(answer.content) > 100
+    policy = answer.headers["content-security-policy"]
+    assert ("sandbox" in policy) is form.picture
+    assert "allow-same-origin" not in policy
+
+
+async def test_the_top_functions_add_up(service: Service) -> None:
+    """Their own samples are all samples, if all functions are listed."""
+    top = (await service.client.get("/api/v1/top", params={**RANGE, "limit": "1000"})).json()
+    assert top["samples"] == SAMPLES == sum(row["self"] for row in top["rows"])
+    assert top["functions"] == len(top["rows"])
+    assert top["whole"] + top["truncated"] + top["unsymbolized"] == SAMPLES
+    assert [row["self"] for row in top["rows"]] == sorted((row["self"] for row in top["rows"]), reverse=True)
+
+
+DIFFERENT = (
+    {"baseline": 'service="search"', "query": 'service="checkout"'},
+    {"baseline_from": str(DAY), "baseline_until": str(DAY + 60), "from": str(DAY + 60)},
+    {"baseline_build": "abcd", "build": "a" * 40},
+)
+
+
+@pytest.mark.parametrize("sides", DIFFERENT, ids=["selectors", "times", "builds"])
+@pytest.mark.parametrize("format_name", list(DIFF_FORMS))
+async def test_two_sides_are_compared_in_every_format(
+    service: Service, sides: dict[str, str], format_name: str
+) -> None:
+    """By selector, by time, by build."""
+    answer = await service.client.get("/api/v1/diff", params={**RANGE, **sides, "format": format_name})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == DIFF_FORMS[Format(format_name)].content_type
+
+
+async def test_a_difference_holds_the_samples_of_both_sides(service: Service) -> None:
+    """Stack, samples before, samples after."""
+    params = {**RANGE, **DIFFERENT[0], "format": "folded"}
+    answer = await service.client.get("/api/v1/diff", params=params)
+    rows = [line.rsplit(" ", 2)[1:] for line in answer.text.splitlines()]
+    assert sum(int(before) + int(after) for before, after in rows) == SAMPLES
+    assert answer.headers["fleetflame-samples"].startswith(f"total={SAMPLES},")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "both sides of the difference are the same"),
+        ({"build": "xyz"}, "not a build ID: `xyz`"),
+        ({"build": "ab"}, "not a build ID: `ab`"),
+        ({"baseline": "cpu{"}, "malformed selector"),
+        ({"format": "pprof"}, "parameter `format` is `pprof`"),
+    ],
+)
+async def test_what_cannot_be_compared_is_refused(service: Service, params: dict[str, str], message: str) -> None:
+    """With the reason."""
+    answer = await service.client.get("/api/v1/diff", params={**RANGE, **params})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
 
 
 async def test_labels_and_their_values_are_listed(service: Service) -> None:
