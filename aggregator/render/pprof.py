@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.naming import FrameKind, inert
+from aggregator.naming import SUFFIXES, FrameKind, inert
 from aggregator.profile import Profile
 from aggregator.render import pprof_pb2 as pb
 from aggregator.render import wording
@@ -32,7 +32,7 @@ NAMED_FILES = {
 }
 _PAGE = 4096
 # Where x86-64 Linux links its text, and where it loads modules (Documentation/arch/x86/x86_64/mm.rst).
-_KERNEL_START = 0xFFFF_FFFF_8100_0000
+KERNEL_START = 0xFFFF_FFFF_8100_0000
 _MODULES_START = 0xFFFF_FFFF_C000_0000
 _MODULE_ROOM = 1 << 24
 _USER_START = 0x5500_0000_0000
@@ -158,7 +158,7 @@ def _bias(mapping: Mapping, segment: Segment, number: int) -> int:
     if mapping.kind in NAMED_KINDS:
         return 0
     if mapping.kind is MappingKind.KERNEL:
-        return _KERNEL_START
+        return KERNEL_START
     if mapping.kind is MappingKind.MODULE:
         return _MODULES_START + number * _MODULE_ROOM
     linked = segment.vaddr - segment.offset
@@ -211,6 +211,7 @@ def _locations(
     addresses, mappings = table.address.tolist(), table.mapping.tolist()
     misses = {number for number, mapping in enumerate(table.mappings) if mapping.kind is MappingKind.MISS}
     virtual = {number for number, mapping in enumerate(table.mappings) if mapping.kind in NAMED_KINDS}
+    imported = {number for number, mapping in enumerate(table.mappings) if mapping.kind is MappingKind.IMPORTED}
     for number in np.flatnonzero(used).tolist():
         mapping = mappings[number]
         location = pb.Location(id=number + 1)
@@ -224,7 +225,9 @@ def _locations(
         for frame in range(bounds[number + 1] - 1, bounds[number] - 1, -1):
             # An address without a name has no line: whoever opens the file may know more than we do.
             if kinds[frame] != FrameKind.UNKNOWN or mapping in misses or mapping in virtual:
-                function = writer.function(table.strings[names[frame]], table.strings[files[frame]])
+                # What was imported keeps its suffix: its mapping does not tell what it is.
+                suffix = SUFFIXES.get(FrameKind(kinds[frame]), "") if mapping in imported else ""
+                function = writer.function(table.strings[names[frame]] + suffix, table.strings[files[frame]])
                 location.line.add(function_id=function, line=lines[frame])
         yield location
 
