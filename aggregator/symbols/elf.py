@@ -150,14 +150,17 @@ def parse_elf(read: Read, size: int) -> Elf:
 
 
 def build_id(elf: Elf) -> BuildId | None:
-    """The build ID in the file's own notes, else Go's, else None."""
+    """The GNU build ID in the file's own notes, else Go's, else None, whichever comes first in the file."""
+    go = None
     places = [(s.offset, s.size, s.align) for s in elf.sections if s.type == SHT_NOTE]
     places += [(h.offset, h.filesz, h.align) for h in elf.headers if h.type == PT_NOTE]
     for offset, size, align in places:
-        found = buildid.from_notes(elf.read(offset, min(size, MAX_NOTES)), align=8 if align == 8 else 4)
-        if found is not None:
+        data, padding = elf.read(offset, min(size, MAX_NOTES)), 8 if align == 8 else 4
+        found = buildid.from_notes(data, align=padding)
+        if found is not None and any(note.name == b"GNU" for note in buildid.iter_notes(data, align=padding)):
             return found
-    return None
+        go = go or found
+    return go
 
 
 def file_identity(elf: Elf) -> BuildId:

@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import struct
 import subprocess
 import zlib
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.support.elf import (
     BUILD_ID,
     PT_NOTE,
     SHF_COMPRESSED,
+    SHT_NOTE,
     SHT_SYMTAB,
     ElfWriter,
     Sec,
@@ -63,6 +65,16 @@ def test_the_note_is_found_in_a_segment_when_there_are_no_sections() -> None:
     writer = ElfWriter(sections=[Sec(name="n", data=note, align=4)], header={"shoff": 0, "shnum": 0, "shstrndx": 0})
     writer.segments = [Seg(type=PT_NOTE, flags=4, offset=120, filesz=len(note))]
     assert build_id(parse_elf_bytes(bytes(writer))) == BuildId(BUILD_ID)
+
+
+def test_gnus_build_id_goes_before_gos() -> None:
+    """Linkers that write both put Go's first; an agent that sees the segments decides alike."""
+    go = struct.pack("<III", 4, 83, 4) + b"Go\0\0" + b"x" * 83 + b"\0"
+    writer = ElfWriter().text().add(Sec(name=".note.go.buildid", data=go, type=SHT_NOTE, align=4))
+    only_go = build_id(parse_elf_bytes(bytes(writer)))
+    assert only_go is not None
+    assert only_go != BuildId(BUILD_ID)
+    assert build_id(parse_elf_bytes(bytes(writer.note()))) == BuildId(BUILD_ID)
 
 
 def test_a_file_without_a_note_is_identified_by_its_ends() -> None:

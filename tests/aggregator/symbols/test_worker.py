@@ -131,6 +131,33 @@ def test_hostile_files_have_typed_faults(case: str, tmp_path: Path) -> None:
     assert fault_of(tmp_path, data) is fault
 
 
+MEASURE = """
+import asyncio, resource, sys
+from pathlib import Path
+from aggregator.symbols.faults import SymbolFileError
+from aggregator.symbols.runner import parse
+from aggregator.symbols.sandbox import WorkerLimits
+for name in sys.argv[1:]:
+    try:
+        asyncio.run(parse(Path(name), Path(name + ".table"), limits=WorkerLimits()))
+    except SymbolFileError as error:
+        print(error.fault)
+print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+def test_hostile_files_take_little_memory(tmp_path: Path) -> None:
+    """All of them, in a process of their own and its workers: less than an ordinary library takes."""
+    paths = []
+    for number, (data, _) in enumerate(HOSTILE.values()):
+        paths.append(tmp_path / str(number))
+        paths[-1].write_bytes(data)
+    out = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True).stdout
+    *faults, kibibytes = out.split()
+    assert faults == [fault.value for _, fault in HOSTILE.values()]
+    assert int(kibibytes) < 128 * 1024
+
+
 def test_an_xz_bomb_is_refused(tmp_path: Path) -> None:
     """Mini debug information has no header that says what it inflates to; the worker stops at the limit."""
     bomb = lzma.compress(bytes(64 * MIB))
