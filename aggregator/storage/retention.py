@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from aggregator import metrics
 from aggregator.storage import rollup, schema
 from aggregator.storage.engine import Engine
-from aggregator.storage.tables import HOURS, SAMPLES, SAMPLES_HOUR, TABLES, Keep, Table
+from aggregator.storage.tables import ROLLED, SAMPLES, SUMS, TABLES, Keep, Table
 from aggregator.storage.types import BRIEF_DAYS, DAY_S, StorageOptions, Usage
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 WEEK_S = 7 * DAY_S
 DROPPED_UNTIL = "dropped_until"
 BY_NAME = {table.name: table for table in TABLES}
+WITH_SAMPLES = (SAMPLES, *SUMS.values())
 WEEKLY = frozenset(table.name for table in TABLES if table.time == "week")
 
 
@@ -84,7 +85,7 @@ def drop_old(engine: Engine, options: StorageOptions, now: int, note: Callable[[
     for part in partitions(engine):
         age = ages.get(part.table.keep)
         # Stacks of a week may be referred to until the end of the next one, and are as old as their youngest then.
-        slack = {"week": 2 * WEEK_S}.get(part.table.time, 32 * DAY_S if part.table is HOURS else DAY_S)
+        slack = {"week": 2 * WEEK_S}.get(part.table.time, 32 * DAY_S if part.table is ROLLED else DAY_S)
         if age is not None and part.start and part.start + slack <= today - age * DAY_S:
             doomed.append(part)
     _drop(engine, doomed, "age", note)
@@ -99,9 +100,9 @@ def drop_beyond_budget(engine: Engine, options: StorageOptions, now: int, note: 
     if excess <= 0:
         return
     today = now // DAY_S * DAY_S
-    days = [part for part in found if part.table in (SAMPLES, SAMPLES_HOUR) and part.rows and part.start < today]
+    days = [part for part in found if part.table in WITH_SAMPLES and part.rows and part.start < today]
     doomed = []
-    for part in sorted(days, key=lambda part: (part.table is SAMPLES_HOUR, part.id)):
+    for part in sorted(days, key=lambda part: (part.table is not SAMPLES, part.id)):
         if excess <= 0:
             break
         doomed.append(part)
@@ -114,7 +115,7 @@ def drop_beyond_budget(engine: Engine, options: StorageOptions, now: int, note: 
 
 def _unreferred(found: Iterable[Partition]) -> list[Partition]:
     found = list(found)
-    starts = [part.start for part in found if part.table in (SAMPLES, SAMPLES_HOUR) and part.rows]
+    starts = [part.start for part in found if part.table in WITH_SAMPLES and part.rows]
     oldest = min(starts, default=0)
     return [part for part in found if part.table.name in WEEKLY and part.start + 2 * WEEK_S <= oldest]
 
@@ -136,7 +137,8 @@ def _drop(engine: Engine, doomed: Iterable[Partition], why: str, note: Callable[
 
 def _sum_up(engine: Engine, day: int) -> None:
     """Brings the sums of a day that is about to go in step, as far as that is possible."""
-    for _ in range(2):  # the second time after doubles were merged
-        for hour in rollup.stale_hours(engine, day + 2 * DAY_S, start=day):
-            if hour.start < day + DAY_S:
-                rollup.roll_hour(engine, hour)
+    for span in SUMS:
+        for _ in range(2):  # the second time after doubles were merged
+            for stale in rollup.find_stale(engine, span, day + 2 * DAY_S, start=day):
+                if stale.start < day + DAY_S:
+                    rollup.sum_up(engine, stale)

@@ -3,9 +3,9 @@
 The engine does the summing. Series are resolved first (there are thousands of them, with maps of text), so that the
 large table is read by number alone: `series` leads its primary key.
 
-**Whole hours** come from the roll-up where it is in step: where it was summed up from as many batches as the hour holds
-now. A late batch changes that number in the same instant in which its rows become visible, so a stale sum is never
-used; the hour is read in full instead until it is summed up again (`rollup.py`).
+**Whole days and hours** come from the roll-up where it is in step: where it was summed up from as many batches as the
+hour or day holds now. A late batch changes that number in the same instant in which its rows become visible, so a stale
+sum is never used; what is finer is read instead until it is summed up again (`rollup.py`).
 
 **Each batch once**: after the rows were summed, the markers (`writer.py`) of the part that was read in full are looked
 at. If one stands twice, two aggregators stored that batch at the same time; the sum is then taken again over distinct
@@ -13,7 +13,7 @@ rows, which costs several times as much and is hardly ever needed. In that order
 together, so without a double marker afterwards there were no double rows before.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from aggregator.selector import Matcher, MatchOp
 from aggregator.storage.engine import Engine, hex_ids, hex_set
+from aggregator.storage.tables import SUMS
 from aggregator.storage.types import DAY_S, HOUR_S, ProfileQuery, Selected
 from fleetflame.model import Labels
 
 MAX_SECOND = 2**32 - 1
 """The last second that a DateTime can tell: February 2106."""
 
-_ROLLED = "SELECT series, stack, count, value FROM samples_hour WHERE type = {{type:String}}{series} AND ({hours})"
+_ROLLED = "SELECT series, stack, count, value FROM {table} WHERE type = {{type:String}}{series} AND ({spans})"
 _RAW = "SELECT series, stack, count, value FROM samples WHERE type = {{type:String}}{series} AND ({times})"
 _RAW_ONCE = (
     "SELECT series, stack, any(samples.count) AS count, any(samples.value) AS value FROM samples"
@@ -35,12 +36,28 @@ _RAW_ONCE = (
 )
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Sum:
+    """The sums of the `span` seconds from `start`."""
+
+    span: int
+    start: int
+    version: int
+    batches: int
+    """How many they were made from."""
+
+    @property
+    def end(self) -> int:
+        """The second after the last one."""
+        return self.start + self.span
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which seconds are read in full, as [start, end) ranges, and which hours from which version of the roll-up."""
+    """Which seconds are read in full, as [start, end) ranges, and which sums of which version stand for the rest."""
 
     raw: tuple[tuple[int, int], ...]
-    rolled: tuple[tuple[int, int], ...]
+    rolled: tuple[Sum, ...] = ()
 
 
 def select(engine: Engine, query: ProfileQuery) -> Selected:
@@ -101,30 +118,66 @@ def conditions(matchers: Iterable[Matcher]) -> tuple[str, dict[str, str]]:
     return " AND ".join(terms), parameters
 
 
-def make_plan(engine: Engine, start: int, end: int) -> Plan:
-    """How to read [start, end): whole hours whose sums are in step from the roll-up, the rest in full.
+def make_plan(engine: Engine, start: int, end: int, *, spans: Iterable[int] = tuple(SUMS)) -> Plan:
+    """How to read [start, end): whole days and hours whose sums are in step from the roll-up, the rest in full.
 
     Where the samples themselves are gone, sums are all there is: an hour counts then if it begins in the range.
     """
-    answer = engine.query(
-        "SELECT toUInt64(hour) AS begin, latest, summed, present FROM"
-        " (SELECT hour, maxIf(version, done) AS latest, argMaxIf(batches, version, done) AS summed FROM hours"
-        f" WHERE hour >= {start // HOUR_S * HOUR_S} AND hour < {end} GROUP BY hour HAVING latest > 0) AS h LEFT JOIN"
-        " (SELECT toStartOfHour(time) AS hour, count() AS present FROM samples"
-        f" WHERE type = '' AND series = 0 AND time >= {start // HOUR_S * HOUR_S}"
-        f" AND time < {min(-(-end // HOUR_S) * HOUR_S, MAX_SECOND)} GROUP BY hour) AS r USING hour ORDER BY begin"
-    )
-    rolled, raw, at = [], [], start
-    columns = [answer.numbers(name).tolist() for name in ("begin", "latest", "summed", "present")]
-    for hour, version, summed, present in zip(*columns, strict=True):
-        whole = start <= hour and hour + HOUR_S <= end
-        if not ((whole and summed == present) or (present == 0 and hour >= start)):
+    first, last = start // HOUR_S * HOUR_S, -(-end // HOUR_S) * HOUR_S
+    present = count_batches(engine, first, min(last, MAX_SECOND))
+    usable = [
+        found
+        for found in latest_sums(engine, first, end, spans)
+        if _in_step(found, present, inside=start <= found.start and found.end <= end, begins=start <= found.start)
+    ]
+    rolled: list[Sum] = []
+    raw, at = [], start
+    # Longest first where several begin together; what a longer one covers is passed over.
+    for found in sorted(usable, key=lambda found: (found.start, -found.span)):
+        if found.start < at and rolled:
             continue
-        rolled.append((hour, version))
-        raw.append((at, hour))
-        at = hour + HOUR_S
+        rolled.append(found)
+        raw.append((at, found.start))
+        at = found.end
     raw.append((at, end))
-    return Plan(tuple((a, b) for a, b in raw if a < b), tuple(rolled))
+    return Plan(tuple((a, b) for a, b in raw if a < b), tuple(sorted(rolled)))
+
+
+def count_batches(engine: Engine, start: int, end: int) -> dict[int, int]:
+    """How many batches each hour of [start, end) holds; hours without one are left out."""
+    answer = engine.query(
+        "SELECT toUInt64(toStartOfHour(time)) AS hour, count() AS n FROM samples"
+        f" WHERE type = '' AND series = 0 AND time >= {start} AND time < {end} GROUP BY hour"
+    )
+    return dict(zip(answer.numbers("hour").tolist(), answer.numbers("n").tolist(), strict=True))
+
+
+def latest_sums(engine: Engine, start: int, end: int, spans: Iterable[int]) -> list[Sum]:
+    """The newest complete sums of each hour and day that begins in [start, end)."""
+    answer = engine.query(
+        "SELECT span, toUInt64(start) AS begin, maxIf(version, done) AS latest, argMaxIf(batches, version, done) AS n"
+        f" FROM rolled WHERE start >= {start} AND start < {end} AND span IN ({', '.join(map(str, spans))})"
+        " GROUP BY span, begin HAVING latest > 0"
+    )
+    columns = [answer.numbers(name).tolist() for name in ("span", "begin", "latest", "n")]
+    return [Sum(*row) for row in zip(*columns, strict=True)]
+
+
+def _in_step(found: Sum, present: Mapping[int, int], *, inside: bool, begins: bool) -> bool:
+    now = sum(present.get(hour, 0) for hour in range(found.start, found.end, HOUR_S))
+    if now == 0:
+        return inside or (begins and found.span == HOUR_S)
+    return inside and now == found.batches
+
+
+def every_row(plan: Plan) -> list[str]:
+    """SQL for the rows that `plan` reads, of every type and series."""
+    columns = "SELECT type, series, stack, count, value FROM"
+    parts = [f"{columns} samples WHERE type != '' AND ({_within(plan.raw)})"] if plan.raw else []
+    for span, table in SUMS.items():
+        sums = [found for found in plan.rolled if found.span == span]
+        parts += [f"{columns} {table.name} WHERE {_of_sums(sums)}"] if sums else []
+    return parts
 
 
 def doubled(engine: Engine, ranges: Sequence[tuple[int, int]]) -> bool:
@@ -166,9 +219,10 @@ def _sums(
     parts = []
     if plan.raw:
         parts.append((_RAW_ONCE if once else _RAW).format(series=only, times=_within(plan.raw)))
-    if plan.rolled:
-        hours = " OR ".join(f"hour = {hour} AND version = {version}" for hour, version in plan.rolled)
-        parts.append(_ROLLED.format(series=only, hours=hours))
+    for span, table in SUMS.items():
+        sums = [found for found in plan.rolled if found.span == span]
+        if sums:
+            parts.append(_ROLLED.format(table=table.name, series=only, spans=_of_sums(sums)))
     # One group for all needs no look-up a row; more of them cost one in a hash table.
     constant = len(np.unique(group_of)) == 1
     group = "0" if constant else f"transform(series, {hex_ids(series)}, {hex_ids(group_of)}, 0)"
@@ -180,6 +234,12 @@ def _sums(
     found_group, stack = answer.numbers("g", "u4"), answer.numbers("stack")
     order = np.lexsort((stack, found_group))
     return found_group[order], stack[order], answer.numbers("c")[order], answer.numbers("v")[order]
+
+
+def _of_sums(sums: Sequence[Sum]) -> str:
+    # A version belongs to one sum, being the microsecond in which its job began; the range is for the primary key.
+    versions = np.array([found.version for found in sums], np.uint64)
+    return f"start >= {sums[0].start} AND start <= {sums[-1].start} AND version IN {hex_set(versions)}"
 
 
 def _within(ranges: Sequence[tuple[int, int]]) -> str:

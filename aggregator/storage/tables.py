@@ -61,32 +61,38 @@ SAMPLES = Table(
     codecs={"stack": "LZ4", "batch": "ZSTD(1)", "count": "T64, ZSTD(1)", "value": "ZSTD(1)", "time": "ZSTD(1)"},
 )
 
-SAMPLES_HOUR = Table(
-    name="samples_hour",
-    columns={
-        "type": "LowCardinality(String)",
-        "series": "UInt64",
-        "hour": _TIME,
-        "version": "UInt64",
-        "stack": "UInt64",
-        "count": "UInt64",
-        "value": "UInt64",
-    },
-    order_by="type, series, hour, version, stack",
-    shard_by="stack",
-    partition_by="toYYYYMMDD(hour)",
-    time="hour",
-    keep=Keep.ROLLED,
-    codecs={"stack": "LZ4", "count": "T64, ZSTD(1)", "value": "ZSTD(1)", "hour": "ZSTD(1)", "version": "ZSTD(1)"},
-)
 
-HOURS = Table(
-    name="hours",
-    columns={"hour": _TIME, "version": "UInt64", "batches": "UInt64", "done": "UInt8"},
-    order_by="hour, version, done",
-    shard_by="hour",
-    partition_by="toYYYYMM(hour)",
-    time="hour",
+def _sums(name: str) -> Table:
+    return Table(
+        name=name,
+        columns={
+            "type": "LowCardinality(String)",
+            "series": "UInt64",
+            "start": _TIME,
+            "version": "UInt64",
+            "stack": "UInt64",
+            "count": "UInt64",
+            "value": "UInt64",
+        },
+        order_by="type, series, start, version, stack",
+        shard_by="stack",
+        partition_by="toYYYYMMDD(start)",
+        time="start",
+        keep=Keep.ROLLED,
+        codecs={"stack": "LZ4", "count": "T64, ZSTD(1)", "value": "ZSTD(1)", "start": "ZSTD(1)", "version": "ZSTD(1)"},
+    )
+
+
+SAMPLES_HOUR = _sums("samples_hour")
+SAMPLES_DAY = _sums("samples_day")
+
+ROLLED = Table(
+    name="rolled",
+    columns={"span": "UInt32", "start": _TIME, "version": "UInt64", "batches": "UInt64", "done": "UInt8"},
+    order_by="span, start, version, done",
+    shard_by="start",
+    partition_by="toYYYYMM(start)",
+    time="start",
     keep=Keep.ROLLED,
 )
 
@@ -210,10 +216,14 @@ STATE = Table(
     version="version",
 )
 
+SUMS = {3_600: SAMPLES_HOUR, 86_400: SAMPLES_DAY}
+"""Tables of sums by the seconds that one of their rows spans, finest first."""
+
 TABLES = (
     SAMPLES,
     SAMPLES_HOUR,
-    HOURS,
+    SAMPLES_DAY,
+    ROLLED,
     SERIES,
     STACKS,
     MAPPINGS,

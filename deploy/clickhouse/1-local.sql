@@ -23,29 +23,46 @@ CREATE TABLE IF NOT EXISTS samples_hour_local ON CLUSTER '{cluster}'
 (
     type LowCardinality(String),
     series UInt64,
-    hour DateTime('UTC') CODEC(ZSTD(1)),
+    start DateTime('UTC') CODEC(ZSTD(1)),
     version UInt64 CODEC(ZSTD(1)),
     stack UInt64 CODEC(LZ4),
     count UInt64 CODEC(T64, ZSTD(1)),
     value UInt64 CODEC(ZSTD(1))
 )
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/samples_hour', '{replica}')
-PARTITION BY toYYYYMMDD(hour)
-ORDER BY (type, series, hour, version, stack)
-TTL hour + INTERVAL 105 DAY
+PARTITION BY toYYYYMMDD(start)
+ORDER BY (type, series, start, version, stack)
+TTL start + INTERVAL 105 DAY
 SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
 
-CREATE TABLE IF NOT EXISTS hours_local ON CLUSTER '{cluster}'
+CREATE TABLE IF NOT EXISTS samples_day_local ON CLUSTER '{cluster}'
 (
-    hour DateTime('UTC'),
+    type LowCardinality(String),
+    series UInt64,
+    start DateTime('UTC') CODEC(ZSTD(1)),
+    version UInt64 CODEC(ZSTD(1)),
+    stack UInt64 CODEC(LZ4),
+    count UInt64 CODEC(T64, ZSTD(1)),
+    value UInt64 CODEC(ZSTD(1))
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/samples_day', '{replica}')
+PARTITION BY toYYYYMMDD(start)
+ORDER BY (type, series, start, version, stack)
+TTL start + INTERVAL 105 DAY
+SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
+
+CREATE TABLE IF NOT EXISTS rolled_local ON CLUSTER '{cluster}'
+(
+    span UInt32,
+    start DateTime('UTC'),
     version UInt64,
     batches UInt64,
     done UInt8
 )
-ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/hours', '{replica}')
-PARTITION BY toYYYYMM(hour)
-ORDER BY (hour, version, done)
-TTL hour + INTERVAL 105 DAY
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/rolled', '{replica}')
+PARTITION BY toYYYYMM(start)
+ORDER BY (span, start, version, done)
+TTL start + INTERVAL 105 DAY
 SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
 
 CREATE TABLE IF NOT EXISTS series_local ON CLUSTER '{cluster}'

@@ -9,8 +9,11 @@ ENGINE = Distributed('{cluster}', currentDatabase(), samples_local, batch);
 CREATE TABLE IF NOT EXISTS samples_hour ON CLUSTER '{cluster}' AS samples_hour_local
 ENGINE = Distributed('{cluster}', currentDatabase(), samples_hour_local, stack);
 
-CREATE TABLE IF NOT EXISTS hours ON CLUSTER '{cluster}' AS hours_local
-ENGINE = Distributed('{cluster}', currentDatabase(), hours_local, hour);
+CREATE TABLE IF NOT EXISTS samples_day ON CLUSTER '{cluster}' AS samples_day_local
+ENGINE = Distributed('{cluster}', currentDatabase(), samples_day_local, stack);
+
+CREATE TABLE IF NOT EXISTS rolled ON CLUSTER '{cluster}' AS rolled_local
+ENGINE = Distributed('{cluster}', currentDatabase(), rolled_local, start);
 
 CREATE TABLE IF NOT EXISTS series ON CLUSTER '{cluster}' AS series_local
 ENGINE = Distributed('{cluster}', currentDatabase(), series_local, series);

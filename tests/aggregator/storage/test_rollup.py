@@ -3,7 +3,7 @@
 import numpy as np
 
 from aggregator.storage import Store, rollup, select
-from aggregator.storage.types import HOUR_S
+from aggregator.storage.types import DAY_S, HOUR_S
 from tests.aggregator.storage.conftest import OpenStore
 from tests.aggregator.storage.fleet import DAY, accepted, as_bytes, as_sum, batch, brute_force, labels, random_fleet
 from tests.aggregator.storage.test_store import ask
@@ -22,7 +22,7 @@ def test_sums_equal_a_brute_force_count_at_any_edges(store: Store) -> None:
     fleet = spread(1)
     store.insert([accepted(one) for one in fleet])
     before = as_bytes(ask(store, start=DAY - 3600, end=LATER))
-    assert rollup.roll_up(store.engine, LATER) == 5
+    assert rollup.roll_up(store.engine, LATER) == 6  # five hours, and the day before
     assert select.make_plan(store.engine, DAY, END).raw == ()
     assert as_bytes(ask(store, start=DAY - 3600, end=LATER)) == before
     for start, end in ((DAY, END), (DAY + 1, END - 1), (DAY + 1800, DAY + 9000), (DAY + 10, DAY + 20), (END, DAY)):
@@ -52,9 +52,9 @@ def test_a_job_that_died_half_way_changes_nothing(store: Store) -> None:
     """Its sums are there without the row that makes them count; the next job begins anew, later."""
     fleet = spread(3)
     store.insert([accepted(one) for one in fleet])
-    hour = rollup.stale_hours(store.engine, LATER)[0]
+    hour = rollup.find_stale(store.engine, HOUR_S, LATER)[0]
     store.engine.command(
-        "INSERT INTO samples_hour (type, series, hour, version, stack, count, value)"
+        "INSERT INTO samples_hour (type, series, start, version, stack, count, value)"
         f" SELECT 'cpu', series, toDateTime({hour.start}, 'UTC'), 1, stack, 999, 999 FROM samples WHERE type = 'cpu'"
     )
     rollup.roll_up(store.engine, LATER)
@@ -89,3 +89,22 @@ def test_replaced_sums_are_removed_after_a_while(open_store: OpenStore) -> None:
     rollup.remove_former(store.engine, 4_000_000_000)
     assert versions() == 1
     assert ask(store, end=DAY + HOUR_S).count.tolist() == [11]
+
+
+def test_whole_days_are_read_as_one_sum(store: Store) -> None:
+    """Hours at the edges, days between them; a late batch splits its day into hours again."""
+    fleet = random_fleet(9, nodes=2, windows=60, start=DAY - 7200, step=5000)
+    store.insert([accepted(one) for one in fleet])
+    end = DAY + 3 * DAY_S + 5 * HOUR_S
+    while rollup.roll_up(store.engine, end + HOUR_S):
+        pass
+    plan = select.make_plan(store.engine, DAY - HOUR_S, end)
+    assert [found.start for found in plan.rolled if found.span == DAY_S] == [DAY + n * DAY_S for n in range(3)]
+    assert as_sum(ask(store, start=DAY - HOUR_S, end=end)) == brute_force(fleet, ("comm",), DAY - HOUR_S, end)
+    late = batch([(labels(comm="late"), 0, 1000)], node="late", time=DAY + DAY_S + 4000)
+    store.insert([accepted(late)])
+    plan = select.make_plan(store.engine, DAY - HOUR_S, end)
+    assert [found.start for found in plan.rolled if found.span == DAY_S] == [DAY, DAY + 2 * DAY_S]
+    assert as_sum(ask(store, start=DAY - HOUR_S, end=end)) == brute_force([*fleet, late], ("comm",), DAY - HOUR_S, end)
+    assert rollup.roll_up(store.engine, end + HOUR_S) == 2
+    assert as_sum(ask(store, start=DAY - HOUR_S, end=end)) == brute_force([*fleet, late], ("comm",), DAY - HOUR_S, end)
