@@ -21,13 +21,19 @@ def command(*, client: "Client", as_json: bool) -> None:
       fleetflame builds
       fleetflame builds | grep nginx
     """
-    from cli.output import Column, print_json, print_table
+    from cli.output import SHORT_BUILD_ID, Column, print_json, print_table
 
     answer = client.get_json("/api/v1/builds")
     if as_json:
         print_json(answer)
         return
-    columns = [Column("build ID"), Column("kind"), Column("symbols"), Column("last seen"), Column("path")]
-    names = ("build_id", "kind", "symbols", "last_seen", "path")
+    columns = [
+        Column("build ID", short=SHORT_BUILD_ID),
+        Column("kind"),
+        Column("symbols"),
+        Column("in the week of"),
+        Column("path"),
+    ]
+    names = ("build_id", "kind", "symbols", "seen_in_week_of", "path")
     rows = [[build.get(name, "") for name in names] for build in answer["builds"]]
     print_table(columns, rows, empty="no builds are known yet")

@@ -3,7 +3,7 @@
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,8 +44,15 @@ if TYPE_CHECKING:
     show_default="the file's, else now",
     help="When the samples were taken.",
 )
+@option(
+    "--frequency",
+    default=99,
+    type=click.IntRange(1, 1_000_000),
+    metavar="HZ",
+    help="Samples per second that folded text was taken with; pprof says it itself.",
+)
 @with_client
-def command(*, client: "Client", file: str, labels: tuple[str, ...], **values: str) -> None:
+def command(*, client: "Client", file: str, labels: tuple[str, ...], **values: Any) -> None:
     """Store the profile in FILE, folded text or pprof; `-` is standard input.
 
     \b
@@ -59,7 +66,12 @@ def command(*, client: "Client", file: str, labels: tuple[str, ...], **values: s
     for label in labels:
         if "=" not in label:
             raise UsageError(f"not a label: `{label}`", hint="write --label NAME=VALUE")
-    params = [("format", values["format_name"]), ("type", values["kind"]), *(("label", label) for label in labels)]
+    params = [
+        ("format", values["format_name"]),
+        ("type", values["kind"]),
+        ("frequency", str(values["frequency"])),
+        *(("label", label) for label in labels),
+    ]
     if values["moment"]:
         params.append(("time", values["moment"]))
     with ExitStack() as stack:
@@ -73,4 +85,9 @@ def command(*, client: "Client", file: str, labels: tuple[str, ...], **values: s
             size = Path(file).stat().st_size
         chunks = stack.enter_context(tracked(source, size, doing="importing"))
         answer = client.send("/api/v1/import", params, chunks, size=size)
-    note(f"imported {answer['samples']} samples of {answer['stacks']} stacks")
+    already = " (it was stored before)" if answer["stored_before"] else ""
+    note(f"imported {answer['samples']} samples of {answer['stacks']} stacks at {answer['from']}{already}")
+    if answer["bad_lines"]:
+        first = answer["faults"][0]
+        told = f"line {first['line']}: {first['reason']}"
+        note(f"{answer['bad_lines']} of {answer['lines']} lines could not be read; the first: {told}")

@@ -21,7 +21,7 @@ def command(*, client: "Client", as_json: bool) -> None:
       fleetflame nodes
       fleetflame nodes --json | jq -r '.nodes[].node'
     """
-    from cli.output import Column, print_json, print_table
+    from cli.output import Column, moment, print_json, print_table
 
     answer = client.get_json("/api/v1/nodes")
     if as_json:
@@ -34,6 +34,8 @@ def command(*, client: "Client", as_json: bool) -> None:
         Column("Hz", number=True),
         Column("last seen"),
     ]
-    names = ("node", "stored", "lost", "frequency", "last_seen")
-    rows = [["" if node[name] is None else node[name] for name in names] for node in answer["nodes"]]
+    rows = [
+        [node["node"], node["stored"], node["lost"], node["frequency"] or "", moment(node["last_seen"])]
+        for node in answer["nodes"]
+    ]
     print_table(columns, rows, empty="no node has sent samples yet")

@@ -17,13 +17,17 @@ import click
 
 from fleetflame.errors import FleetflameError, UsageError
 
+SHORT_BUILD_ID = 16
+"""Digits of a build ID that tables on a terminal show: enough to tell builds apart and for `diff --build`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: `number` aligns to the right."""
+    """One column of a table: `number` aligns to the right; a terminal shows the first `short` characters, if not 0."""
 
     title: str
     number: bool = False
+    short: int = 0
 
 
 def is_terminal() -> bool:
@@ -64,8 +68,23 @@ def _print_rich(columns: Sequence[Column], rows: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(
+            *(Text(cell[: column.short] if column.short else cell) for column, cell in zip(columns, row, strict=True))
+        )
     Console(no_color=not colour_wanted(), highlight=False).print(table)
+
+
+def moment(text: str) -> str:
+    """A time of the API: how long ago it is on a terminal, unchanged in a pipe."""
+    if not text or not is_terminal():
+        return text
+    from datetime import UTC, datetime
+
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def print_json(value: Any) -> None:

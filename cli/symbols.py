@@ -90,7 +90,7 @@ def _upload(client: "Client", path: Path, values: dict[str, Any]) -> dict[str, A
 
 
 def _show(client: "Client", *, as_json: bool, missing: bool) -> None:
-    from cli.output import Column, print_json, print_table
+    from cli.output import SHORT_BUILD_ID, Column, print_json, print_table
     from cli.params import human_size
 
     answer = client.get_json("/api/v1/symbols", [("missing", "true")] if missing else ())
@@ -98,12 +98,12 @@ def _show(client: "Client", *, as_json: bool, missing: bool) -> None:
         print_json(answer)
         return
     if missing:
-        columns = [Column("build ID"), Column("symbols"), Column("reason"), Column("path")]
+        columns = [Column("build ID", short=SHORT_BUILD_ID), Column("symbols"), Column("reason"), Column("path")]
         rows = [[row["build_id"], row["quality"], row["reason"], row["path"]] for row in answer["missing"]]
         print_table(columns, rows, empty="every sampled build has symbols")
         return
     columns = [
-        Column("build ID"),
+        Column("build ID", short=SHORT_BUILD_ID),
         Column("symbols"),
         Column("functions", number=True),
         Column("size", number=True),

@@ -58,7 +58,7 @@ async def builds(asked: Asked) -> Response:
             "kind": build.mapping.kind.name.lower(),
             "path": build.mapping.path,
             "symbols": quality.get(str(build.mapping.build_id), "none"),
-            "last_seen": format_time(build.last_seen * SECOND_NS),
+            "seen_in_week_of": format_time(build.last_seen * SECOND_NS)[:10],
         }
         for build in found
     ]

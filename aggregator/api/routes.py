@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aggregator import metrics
-from aggregator.api import catalog, diffs, health, openapi, page, profiles, symbols
+from aggregator.api import catalog, diffs, health, imports, openapi, page, profiles, symbols
 from aggregator.api.answers import ApiError, error_answer, json_answer
 from aggregator.api.context import Context
 from aggregator.api.endpoint import Asked, Endpoint, read_params
@@ -99,6 +99,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         params=symbols.UPLOAD_PARAMS,
         body="The ELF file.",
         answers={"application/json": "what is now kept for its build, and the verdict"},
+    ),
+    Endpoint(
+        path="/api/v1/import",
+        method="POST",
+        handler=imports.import_,
+        summary="Store a profile that another tool took: folded text or pprof.",
+        params=imports.PARAMS,
+        body="The profile.",
+        answers={"application/json": "how many `samples` and `stacks`, and `bad_lines` of folded text"},
     ),
     Endpoint(
         path="/api/v1/openapi.json",

@@ -72,14 +72,14 @@ async def receive_file(asked: Asked, target: Path, *, limit: int) -> int:
     """Writes the request's body to `target`; returns its size. Raises ApiError if it is larger than `limit`."""
     told = asked.request.headers.get("content-length", "")
     if told.isdigit() and int(told) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     size = 0
     try:
         with target.open("wb") as file:
             async for chunk in asked.request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise _too_large(limit)
+                    raise too_large(limit)
                 await asyncio.to_thread(file.write, chunk)
     except ClientDisconnect:
         raise ApiError(400, "incomplete", "the body ended early") from None
@@ -90,7 +90,8 @@ async def receive_file(asked: Asked, target: Path, *, limit: int) -> int:
     return size
 
 
-def _too_large(limit: int) -> ApiError:
+def too_large(limit: int) -> ApiError:
+    """The refusal of a body."""
     return ApiError(413, "too_large", f"the body is larger than {limit} bytes", hint="see the aggregator's limits")
 
 

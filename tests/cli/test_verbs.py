@@ -172,6 +172,60 @@ def test_a_difference_needs_two_sides(ask: Ask, arguments: list[str], message: s
     assert message in ask("diff", *arguments, code=2)
 
 
+def test_what_is_exported_can_be_imported_again(ask: Ask, tmp_path: Path) -> None:
+    """Folded and pprof, by file and by standard input: the same samples under the same names."""
+    exported = ask("query", 'service="search"', *HOUR)
+    (tmp_path / "x.folded").write_text(exported)
+    ask("query", 'service="search"', *HOUR, "-o", str(tmp_path / "x.pb.gz"))
+    when = ("--time", str(DAY + 300))
+    ask("import", str(tmp_path / "x.folded"), "--label", "node=folded", "--label", "team=a,b=c", *when)
+    ask("import", str(tmp_path / "x.pb.gz"), "--label", "node=pprof", *when)
+    assert ask("query", 'node="folded"', *HOUR) == exported
+    assert total(ask("query", 'node="pprof"', *HOUR)) == total(exported)
+    assert total(ask("query", 'team="a,b=c"', *HOUR)) == total(exported)
+
+
+def test_an_import_tells_what_it_took_and_what_not(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once however often it is given; bad lines by number."""
+    (tmp_path / "x").write_text("main;work 3\nno count\nmain 4\n")
+    command = ["import", str(tmp_path / "x"), "--server", server, "--time", str(DAY + 400), "--label", "node=lines"]
+    assert run(command) == 0
+    said = capsys.readouterr().err
+    assert "imported 7 samples of 2 stacks at 2026-" in said
+    assert "1 of 3 lines could not be read; the first: line 2: " in said
+    assert run(command) == 0
+    assert "(it was stored before)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "code", "message"),
+    [
+        ("", [], 2, "the request has no body"),
+        ("what is this", [], 2, "no line could be read"),
+        ("a;b 1", ["--format", "pprof"], 2, "not a pprof profile"),
+        ("a;b 1", ["--label", "team"], 2, "not a label: `team`"),
+        ("a;b 1", ["--label", "1team=x"], 2, "not a label"),
+        ("a;b 1", ["--label", "node=a b"], 2, "not a node name"),
+        ("main;work 1", ["--time", "soon"], 2, "not a time"),
+        ("main;work 1", ["--time", "now+1d"], 2, "in the future"),
+        ("main;work 1", ["--time", "2001-01-01T00:00:00Z"], 2, "beyond the retention"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused(
+    ask: Ask, tmp_path: Path, content: str, arguments: list[str], code: int, message: str
+) -> None:
+    """With the reason."""
+    (tmp_path / "x").write_text(content)
+    assert message in ask("import", str(tmp_path / "x"), *arguments, code=code)
+
+
+def test_a_file_that_is_not_there_is_named(ask: Ask, tmp_path: Path) -> None:
+    """Before anything is sent."""
+    assert "failed to read" in ask("import", str(tmp_path / "none"), code=1)
+
+
 def test_symbols_are_uploaded_and_refusals_are_named(ask: Ask, tmp_path: Path) -> None:
     """One file's error is the command's; with several, the others are taken."""
     (tmp_path / "script").write_text("#!/bin/sh\n")

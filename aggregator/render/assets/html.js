@@ -2,6 +2,8 @@
 // on a canvas as large as what is seen; frames narrower than a pixel share one. Nothing is loaded and nothing is sent.
 "use strict";
 (async () => {
+  // A page around the picture says what it is of and how complete.
+  document.documentElement.classList.toggle("framed", window.parent !== window);
   const ROW = 18, FONT = '11px ui-monospace, "SF Mono", SFMono-Regular, Menlo, "Cascadia Mono", Consolas, "DejaVu Sans Mono", monospace';
   const byId = (id) => document.getElementById(id);
   const frame = byId("frame"), canvas = byId("canvas"), status = byId("status"), tip = byId("tip"), input = byId("search"), result = byId("result"), functions = byId("functions");
