@@ -14,7 +14,7 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.hunt import Hunt, Sources
@@ -60,11 +60,14 @@ class Fetcher:
     intake: Intake
     sources: Sources
     clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
     attempts: OrderedDict[BuildId, Attempt] = field(default_factory=OrderedDict)
     counts: Counter[str] = field(default_factory=Counter)
     _queue: deque[BuildId] = field(default_factory=deque)
     _waiting: dict[BuildId, tuple[Mapping, list[str]]] = field(default_factory=dict)
     _busy: set[BuildId] = field(default_factory=set)
+    _news: set[BuildId] = field(default_factory=set)
+    """Builds with an object in the store that no search has seen yet."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -90,16 +93,18 @@ class Fetcher:
         return True
 
     def learn(self, key: str) -> BuildId | None:
-        """Takes note of an object in the store; the build it says it is of."""
+        """Takes note of an object in the store; the build it is of if it is news, so that it is time to look again."""
+        name, _, content = key.partition(".")
         try:
-            build_id = BuildId.parse(key.partition(".")[0])
+            build_id = BuildId.parse(name)
         except ValueError:
+            return None
+        record = self.store.record(build_id)
+        if record is not None and record.kept.content.startswith(content):
             return None
         if len(self.sources.shared) < MAX_REMEMBERED:
             self.sources.shared.setdefault(build_id, set()).add(key)
-        attempt = self.attempts.get(build_id)
-        if attempt is not None:
-            self.attempts[build_id] = replace(attempt, again=0.0)
+            self._news.add(build_id)
         return build_id
 
     def waiting(self) -> int:
@@ -117,6 +122,7 @@ class Fetcher:
             build_id = self._queue.popleft()
             mapping, nodes = self._waiting.pop(build_id)
             self._busy.add(build_id)
+            self._news.discard(build_id)
             try:
                 await self._look_for(build_id, mapping, nodes)
             finally:
@@ -130,13 +136,18 @@ class Fetcher:
 
     def _is_time(self, mapping: Mapping, node: str) -> bool:
         assert mapping.build_id is not None
-        rank = self._rank(mapping.build_id)
-        if rank is not None and rank >= _best_rank(mapping.kind):
+        record = self.store.record(mapping.build_id)
+        if record is not None and record.kept.rank >= _best_rank(mapping.kind):
             return False
-        attempt = self.attempts.get(mapping.build_id)
-        if attempt is None or self.clock() >= attempt.again:
+        if mapping.build_id in self._news:
             return True
-        return rank is None and node != "" and node not in attempt.nodes and len(attempt.nodes) < MAX_NODES
+        attempt = self.attempts.get(mapping.build_id)
+        if attempt is None:
+            # After a restart: what was found lately was looked for lately.
+            return record is None or self.wall() - record.kept.added >= POOR_RETRY
+        if self.clock() >= attempt.again:
+            return True
+        return record is None and node != "" and node not in attempt.nodes and len(attempt.nodes) < MAX_NODES
 
     async def _look_for(self, build_id: BuildId, mapping: Mapping, nodes: list[str]) -> None:
         before = self.attempts.get(build_id)

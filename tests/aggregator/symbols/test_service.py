@@ -257,6 +257,24 @@ async def test_absence_is_remembered_and_asked_again_by_the_rules(tmp_path: Path
         assert len(AWAY_RETRY) > 1
 
 
+async def test_a_restart_does_not_ask_again_what_was_found_lately(tmp_path: Path) -> None:
+    """A poor table is looked for better ones a day after it came, not at each start."""
+    poor = write(tmp_path / "app", simple_elf([Sym(name="f", value=0x1000, size=16)]))
+    async with service(tmp_path) as made:
+        await made.upload(poor, name="app", force=True)
+    async with service(tmp_path) as made:
+        assert not made.fetcher.want(FILE, "web-1")
+        assert made.fetcher.learn(f"{BUILD}.{made.list()[0].kept.content[:16]}") is None
+        assert not made.fetcher.want(FILE, "web-1")
+        assert made.fetcher.learn(f"{BUILD}.{'a' * 16}") == BUILD
+        assert made.fetcher.want(FILE, "web-1")
+        await made.fetcher.idle()
+        made.fetcher.attempts.clear()
+        added = made.list()[0].kept.added
+        made.fetcher.wall = lambda: added + POOR_RETRY
+        assert made.fetcher.want(FILE, "web-1")
+
+
 async def test_the_queue_is_bounded_and_coalesces(tmp_path: Path) -> None:
     """A build is in it once, with the nodes that have it; what does not fit is counted and wanted again later."""
     made = SymbolService(SymbolConfig(folder=tmp_path / "s"))
