@@ -20,7 +20,7 @@ from typing import Any
 import nats.errors
 import nats.js.errors
 import zstandard
-from nats.aio.client import Client
+from nats.aio.client import Client as Client
 from nats.js import JetStreamContext
 from nats.js.api import ObjectMeta, ObjectMetaOptions, ObjectStoreConfig, StorageType
 from nats.js.object_store import ObjectStore

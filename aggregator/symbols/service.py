@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from nats.aio.client import Client
 from numpy.typing import NDArray
 
 from aggregator.symbols import local
@@ -21,7 +20,7 @@ from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.fetcher import FILES, KERNELS, Fetcher
 from aggregator.symbols.hunt import Sources
 from aggregator.symbols.intake import Claim, Intake
-from aggregator.symbols.lending import Lending
+from aggregator.symbols.lending import Client, Lending
 from aggregator.symbols.records import Record, Source, Verdict
 from aggregator.symbols.runner import inspect
 from aggregator.symbols.sandbox import WorkerLimits
