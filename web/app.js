@@ -98,7 +98,7 @@ async function load() {
     $("graph").hidden = top.samples === 0;
     $("side").hidden = top.samples === 0;
     $("empty").hidden = top.samples > 0;
-    if (top.samples > 0) $("graph").contentWindow.location.replace(profileUrl(params, "html"));
+    if (top.samples > 0) draw(profileUrl(params, "html"));
     const nodes = await loadAround(params, signal);
     if (top.samples === 0) showEmpty(nodes);
   } catch (error) {
@@ -106,6 +106,12 @@ async function load() {
   } finally {
     if (!signal.aborted) document.body.classList.remove("busy");
   }
+}
+
+// In place of what it shows, so that "back" is about questions and not about pictures.
+function draw(url) {
+  $("graph").classList.add("drawing");
+  $("graph").contentWindow.location.replace(url);
 }
 
 function profileUrl(params, format, download = false) {
@@ -128,9 +134,9 @@ function showSummary(top) {
   const parts = [
     element("b", `${NUMBER.format(top.samples)} samples`),
     element("b", cpuTime(top.nanoseconds)),
-    element("span", `${share(top.whole)} whole`),
-    element("span", `${share(top.truncated)} truncated`),
-    element("span", `${share(top.unsymbolized)} without a name somewhere`),
+    told(`${share(top.whole)} whole`, "stacks with every frame, each with a name"),
+    told(`${share(top.truncated)} truncated`, "stacks that lack frames; the flame graph says why, at the root side"),
+    told(`${share(top.unsymbolized)} unnamed`, "stacks with a frame whose name is not known; symbols that arrive later name it"),
   ];
   $("summary").replaceChildren(...(top.samples ? parts.flatMap((part, at) => (at ? [" · ", part] : [part])) : ["0 samples"]));
   $("meter").hidden = top.samples === 0;
@@ -248,6 +254,12 @@ function element(name, text, className = "") {
   return made;
 }
 
+function told(text, title) {
+  const made = element("span", text);
+  made.title = title;
+  return made;
+}
+
 function choice(value) {
   const made = document.createElement("option");
   made.value = value;
@@ -318,6 +330,7 @@ $("range").addEventListener("change", () => {
 });
 $("kernel").addEventListener("change", () => ask(fromForm()));
 $("by").addEventListener("change", () => ask(fromForm()));
+$("graph").addEventListener("load", () => $("graph").classList.remove("drawing"));
 $("help").addEventListener("click", KEYS["?"]);
 window.addEventListener("popstate", () => ask(fromAddress(), { push: false }));
 
