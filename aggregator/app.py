@@ -15,11 +15,10 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import prometheus_client
 import uvicorn
-from nats.js import JetStreamContext
 from starlette.applications import Starlette
 
 from aggregator import bus
@@ -80,7 +79,7 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
         stack.callback(tasks.create_task(symbols.run(), name="symbols").cancel)
         queries = QueryService(store, symbols.lookup, config.limits)
         stack.push_async_callback(asyncio.to_thread, queries.close)
-        ingest = _ingest(store, client.jetstream(), symbols)
+        ingest = Ingest(bus.subscriber(client), client.jetstream(), store, seen=_wanting(symbols))
         tasks.create_task(ingest.run(), name="ingest")
         stack.callback(ingest.stop)
         stack.callback(tasks.create_task(_upkeep(store), name="upkeep").cancel)
@@ -100,16 +99,14 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
         )
 
 
-def _ingest(store: Store, jetstream: JetStreamContext, symbols: SymbolService) -> Ingest:
-    async def subscribe() -> JetStreamContext.PullSubscription:
-        await bus.ensure_streams(jetstream)
-        return await bus.batches(jetstream)
+def _wanting(symbols: SymbolService) -> Callable[[str, Sequence[Mapping]], None]:
+    """What ingest tells of the builds in stored batches: symbols are looked for in the background."""
 
     def seen(node: str, mappings: Sequence[Mapping]) -> None:
         for mapping in mappings:
             symbols.fetcher.want(mapping, node)
 
-    return Ingest(subscribe, jetstream, store, seen=seen)
+    return seen
 
 
 async def _upkeep(store: Store) -> None:
