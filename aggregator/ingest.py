@@ -8,18 +8,21 @@ Any number of aggregators pull from one durable consumer, and each message goes 
     rejected    counted under its reason, put into the stream of rejected messages as it came, and terminated
     held        kept, with signs of life to the bus, while the store is in trouble; tried again and again
 
-A group of messages is stored in one go, because the store pays by the insert, not by the row. Everything that blocks
-runs in one thread of its own.
+A group of messages is stored in one go, because the store pays by the insert, not by the row. Two groups are in hand:
+while one is stored, which is the engine's work, the next is decoded, which is ours. Each of the two steps has a thread
+of its own, so that groups pass in order.
 """
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -38,6 +41,8 @@ from fleetflame.model import Batch, Mapping
 
 log = logging.getLogger(__name__)
 
+A = TypeVar("A")
+R = TypeVar("R")
 Subscribe = Callable[[], Awaitable[JetStreamContext.PullSubscription]]
 Seen = Callable[[str, Sequence[Mapping]], None]
 
@@ -47,8 +52,8 @@ class IngestOptions:
     """How messages are taken. The defaults suit 1 to 1,000 nodes."""
 
     group_messages: int = 200
-    group_bytes: int = 8 << 20
-    """Compressed. A group waits decoded in memory: some ten times as much."""
+    group_bytes: int = 4 << 20
+    """Compressed. Two groups wait decoded in memory: some ten times as much each."""
     linger_s: float = 0.25
     """How long a group that is not full waits for more. Costs that much latency and saves parts on disk."""
     fetch_s: float = 1.0
@@ -65,11 +70,14 @@ class IngestOptions:
 
 @dataclass(slots=True)
 class _Group:
-    """What became of the messages of a group."""
+    """What becomes of the messages of a group."""
 
-    stored: list[tuple[Msg, AcceptedBatch]] = field(default_factory=list)
+    accepted: list[tuple[Msg, AcceptedBatch]] = field(default_factory=list)
     postponed: list[Msg] = field(default_factory=list)
     rejected: list[tuple[Msg, DecodeError]] = field(default_factory=list)
+
+
+GROUPS_IN_HAND = 2
 
 
 class Ingest:
@@ -92,24 +100,31 @@ class Ingest:
         self._seen = seen
         self._numbers = NumberTables(store.numbers)
         self._stopping = asyncio.Event()
+        self._in_hand: set[asyncio.Task[None]] = set()
+        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._storing = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._turn = asyncio.Lock()
         self.trouble = ""
 
     def stop(self) -> None:
-        """Makes `run` return once the group in hand is stored, or given back if the store is in trouble."""
+        """Makes `run` return once the groups in hand are stored, or given back if the store is in trouble."""
         self._stopping.set()
 
     async def run(self) -> None:
         """Takes messages until `stop`."""
-        # One thread: the store takes one insert at a time, and number tables are not shared.
-        with ThreadPoolExecutor(1, thread_name_prefix="ingest") as thread:
+        try:
             while not self._stopping.is_set():
                 try:
-                    await self._take(await self._subscribe(), thread)
+                    await self._take(await self._subscribe())
                 except (TimeoutError, nats.errors.Error, APIError, FleetflameError, OSError) as error:
                     self._note_trouble(f"bus: {str(error) or 'no answer'}")
                     await self._pause(self._options.backoff_s[1])
+        finally:
+            await asyncio.gather(*self._in_hand)
+            self._decoding.shutdown()
+            self._storing.shutdown()
 
-    async def _take(self, subscription: JetStreamContext.PullSubscription, thread: ThreadPoolExecutor) -> None:
+    async def _take(self, subscription: JetStreamContext.PullSubscription) -> None:
         """Group after group, until `stop` or until the consumer is gone."""
         idle = 0
         self._note_trouble("")
@@ -117,10 +132,19 @@ class Ingest:
             messages = await self._fetch(subscription)
             idle = 0 if messages else idle + 1
             for group in self._groups(messages):
-                await self._process(group, thread)
+                await self._has_room()
+                self._in_hand.add(asyncio.create_task(self._process(group), name="ingest-group"))
             if idle % 30 == 29:
                 # An empty stream and a consumer that somebody removed look the same: nothing comes.
                 await subscription.consumer_info()
+
+    async def _has_room(self) -> None:
+        """Waits until another group may be taken in hand. A group that met a bug of ours raises it here."""
+        while len(self._in_hand) >= GROUPS_IN_HAND:
+            done, _ = await asyncio.wait(self._in_hand, return_when=asyncio.FIRST_COMPLETED)
+            self._in_hand -= done
+            for task in done:
+                task.result()
 
     async def _fetch(self, subscription: JetStreamContext.PullSubscription) -> list[Msg]:
         options = self._options
@@ -144,28 +168,39 @@ class Ingest:
             size += len(message.data)
         return groups
 
-    async def _process(self, messages: list[Msg], thread: ThreadPoolExecutor) -> None:
+    async def _process(self, messages: list[Msg]) -> None:
         started = time.monotonic()
-        loop = asyncio.get_running_loop()
         async with self._held(messages):
-            tries = 0
-            while True:
-                try:
-                    group = await loop.run_in_executor(thread, self._work, messages)
-                    break
-                except StoreError as error:
-                    self._note_trouble(f"store: {error.message}")
-                    backoff = self._options.backoff_s
-                    if not await self._pause(backoff[min(tries, len(backoff) - 1)]):
-                        await asyncio.gather(*(message.nak() for message in messages))
-                        return
-                    tries += 1
-        self._note_trouble("")
-        await self._settle(group)
+            group = await self._insistently(self._decoding, self._decode, messages)
+            async with self._turn:
+                stored = group is not None and await self._insistently(self._storing, self._store_group, group)
+        try:
+            if group is not None and stored:
+                await self._settle(group)
+            else:
+                await asyncio.gather(*(message.nak() for message in messages))
+        except (nats.errors.Error, OSError) as error:
+            # What is stored comes again and is found to be stored.
+            log.warning("failed to acknowledge a group", extra={"error": str(error)})
         metrics.GROUP_SECONDS.observe(time.monotonic() - started)
 
-    def _work(self, messages: Sequence[Msg]) -> _Group:
-        """Decodes, resolves and stores; in the thread. After a StoreError it can simply be called again."""
+    async def _insistently(self, thread: ThreadPoolExecutor, work: Callable[[A], R], argument: A) -> R | None:
+        """What `work` returns, however often the store fails before; None if `stop` is called meanwhile."""
+        loop = asyncio.get_running_loop()
+        for pause in itertools.chain(self._options.backoff_s, itertools.repeat(self._options.backoff_s[-1])):
+            try:
+                result = await loop.run_in_executor(thread, work, argument)
+            except StoreError as error:
+                self._note_trouble(f"store: {error.message}")
+                if not await self._pause(pause):
+                    return None
+            else:
+                self._note_trouble("")
+                return result
+        raise AssertionError("the pauses do not end")
+
+    def _decode(self, messages: Sequence[Msg]) -> _Group:
+        """Decodes, checks and resolves; in its thread. After a StoreError it can simply be called again."""
         group = _Group()
         now = int(time.time())
         floor = self._store.floor(now)
@@ -179,10 +214,22 @@ class Ingest:
             if not whole and message.metadata.num_delivered <= len(self._options.postponements):
                 group.postponed.append(message)
                 continue
-            group.stored.append((message, accept(batch, stacks, numbers, now)))
-        self._insert(group)
-        self._store.reject([_rejection(*row) for row in group.rejected])
+            group.accepted.append((message, accept(batch, stacks, numbers, now)))
         return group
+
+    def _store_group(self, group: _Group) -> bool:
+        """Stores what was accepted and counts what was not; in its thread. True, or StoreError: then again."""
+        try:
+            done = self._store.insert([batch for _, batch in group.accepted])
+            metrics.MESSAGES.labels("duplicate").inc(done.duplicates)
+        except StoreError as error:
+            if error.fault is not Fault.REFUSED:
+                raise
+            # Either the engine refuses everything, and then this raises too, or one of the batches is to blame.
+            self._store.check()
+            self._insert_singly(group)
+        self._store.reject([_rejection(*row) for row in group.rejected])
+        return True
 
     def _checked(self, message: Msg, floor: int, now: int) -> Batch:
         batch = wire.decode(message.data)
@@ -196,27 +243,19 @@ class Ingest:
             raise _RefusedError(RejectReason.TOO_OLD, f"{-ahead:.0f} s old", batch)
         return batch
 
-    def _insert(self, group: _Group) -> None:
-        try:
-            done = self._store.insert([batch for _, batch in group.stored])
-            metrics.MESSAGES.labels("duplicate").inc(done.duplicates)
-        except StoreError as error:
-            if error.fault is not Fault.REFUSED:
-                raise
-            # Either the engine refuses everything, and then this raises too, or one of the batches is to blame.
-            self._store.check()
-            self._insert_singly(group)
-
     def _insert_singly(self, group: _Group) -> None:
-        pairs, group.stored = group.stored, []
-        for message, batch in pairs:
+        accepted: list[tuple[Msg, AcceptedBatch]] = []
+        refused: list[tuple[Msg, DecodeError]] = []
+        for message, batch in group.accepted:
             try:
                 self._store.insert([batch])
-                group.stored.append((message, batch))
+                accepted.append((message, batch))
             except StoreError as error:
                 if error.fault is not Fault.REFUSED:
                     raise
-                group.rejected.append((message, _RefusedError(RejectReason.STRUCTURE, error.message, batch)))
+                refused.append((message, _RefusedError(RejectReason.STRUCTURE, error.message, batch)))
+        group.accepted = accepted
+        group.rejected += refused
 
     async def _settle(self, group: _Group) -> None:
         """Tells the bus what became of the messages, and the metrics."""
@@ -224,15 +263,15 @@ class Ingest:
             await self._set_aside(message, error)
         for message in group.postponed:
             await message.nak(self._options.postponements[message.metadata.num_delivered - 1])
-        for message, batch in group.stored:
+        for message, batch in group.accepted:
             await message.ack()
             _count(batch)
             if self._seen is not None and batch.mappings:
                 self._seen(batch.node, batch.mappings)
-        last = [*group.postponed, *(message for message, _ in group.stored)][-1:]
+        last = [*group.postponed, *(message for message, _ in group.accepted)][-1:]
         for message in last:
             metrics.PENDING.set(message.metadata.num_pending)
-        metrics.MESSAGES.labels("stored").inc(len(group.stored))
+        metrics.MESSAGES.labels("stored").inc(len(group.accepted))
         metrics.POSTPONED.inc(len(group.postponed))
 
     async def _set_aside(self, message: Msg, why: DecodeError) -> None:

@@ -14,7 +14,7 @@ from aggregator.storage.tables import TABLES, create_distributed, create_local
 from aggregator.storage.types import StorageOptions
 
 _HEAD = """\
--- Made by `make ddl` from aggregator/storage/tables.py; do not edit.
+-- Made from aggregator/storage/tables.py by `python -m aggregator.storage.cluster`; do not edit.
 -- Run once, on any server of the cluster, in the database that --storage names.
 -- Macros used: {{cluster}}, {{shard}}, {{replica}}. See docs/storage.md.
 -- {what}

@@ -1,4 +1,4 @@
--- Made by `make ddl` from aggregator/storage/tables.py; do not edit.
+-- Made from aggregator/storage/tables.py by `python -m aggregator.storage.cluster`; do not edit.
 -- Run once, on any server of the cluster, in the database that --storage names.
 -- Macros used: {cluster}, {shard}, {replica}. See docs/storage.md.
 -- The names that are queried and inserted into.
