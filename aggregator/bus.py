@@ -6,7 +6,7 @@ cannot work (another kind of consumer, other subjects) is refused with the diffe
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import nats
@@ -105,6 +105,17 @@ def _stream_config(spec: StreamSpec) -> StreamConfig:
         max_msg_size=spec.max_message_bytes,
         duplicate_window=spec.duplicate_window_s,
     )
+
+
+def subscriber(client: Client) -> Callable[[], Awaitable[JetStreamContext.PullSubscription]]:
+    """What `Ingest` asks for its subscription: streams and consumer are made where they are missing."""
+    jetstream = client.jetstream()
+
+    async def subscribe() -> JetStreamContext.PullSubscription:
+        await ensure_streams(jetstream)
+        return await batches(jetstream)
+
+    return subscribe
 
 
 async def batches(jetstream: JetStreamContext, *, ack_wait_s: float = ACK_WAIT_S) -> JetStreamContext.PullSubscription:
