@@ -10,8 +10,9 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from fleetflame.buildid import BuildId
 log = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
+MAX_FAILURES = 3
+PAUSE_SECONDS = 300.0
+"""How long a server is left alone that could not be reached so many times in a row."""
 _CHUNK = 1 << 16
 
 
@@ -47,6 +51,9 @@ class Debuginfod:
     urls: Sequence[str]
     limits: FetchLimits = field(default_factory=FetchLimits)
     outcomes: Counter[str] = field(default_factory=Counter)
+    clock: Callable[[], float] = time.monotonic
+    _away: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Of each server: failures to reach it in a row, and when it may be asked again."""
 
     async def fetch(self, build_id: BuildId, target: Path) -> str:
         """Writes the debug file to `target` and returns the URL it came from. Raises SymbolFileError.
@@ -56,21 +63,33 @@ class Debuginfod:
         worst: SymbolFileError | None = None
         for base in self.urls:
             url = f"{base.rstrip('/')}/buildid/{build_id}/debuginfo"
+            failures, again = self._away.get(base, (0, 0.0))
+            if self.clock() < again:
+                worst = SymbolFileError(Fault.UNREACHABLE, f"`{base}` could not be reached a moment ago")
+                continue
             try:
                 async with asyncio.timeout(self.limits.total_seconds):
                     await self._get(url, target)
             except SymbolFileError as error:
                 self.outcomes[error.fault] += 1
+                self._note(base, failures + 1 if error.fault is Fault.UNREACHABLE else 0)
                 if error.fault is not Fault.NOT_FOUND:
                     log.warning("debuginfod failed", extra={"url": base, "error": error.message})
                     worst = error
             except TimeoutError:
                 self.outcomes[Fault.TIME] += 1
+                self._note(base, failures + 1)
                 worst = SymbolFileError(Fault.TIME, f"`{base}` took longer than {self.limits.total_seconds:g} s")
             else:
                 self.outcomes["found"] += 1
+                self._note(base, 0)
                 return url
         raise worst or SymbolFileError(Fault.NOT_FOUND, f"no debuginfod server has build {build_id}")
+
+    def _note(self, base: str, failures: int) -> None:
+        """Without a pause each of thousands of builds would wait for a server that is not there."""
+        pause = PAUSE_SECONDS if failures >= MAX_FAILURES else 0.0
+        self._away[base] = (failures, self.clock() + pause)
 
     async def _get(self, url: str, target: Path) -> None:
         at = url

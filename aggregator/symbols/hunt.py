@@ -35,6 +35,7 @@ from fleetflame.model import Mapping, MappingKind
 
 log = logging.getLogger(__name__)
 
+SILENT_SECONDS = 60.0
 KALLSYMS_FRESH = 600.0
 """How long a node's names are good for the modules that it has: it loads few after its start."""
 
@@ -51,6 +52,16 @@ class Sources:
     shared: dict[BuildId, set[str]] = field(default_factory=dict)
     """Keys in the object store, by build."""
     _kallsyms: dict[str, tuple[str, float]] = field(default_factory=dict)
+    _silent: dict[str, float] = field(default_factory=dict)
+    """Nodes that did not answer, and when they are asked again."""
+
+    def is_silent(self, node: str) -> bool:
+        """Whether `node` did not answer a short while ago."""
+        return self.clock() < self._silent.get(node, 0.0)
+
+    def did_not_answer(self, node: str) -> None:
+        """Takes note of that: without a pause each build that it runs would wait for it."""
+        self._silent[node] = self.clock() + SILENT_SECONDS
 
     def fresh_kallsyms(self, node: str) -> str | None:
         """The key of the names that `node` lent a short while ago."""
@@ -88,7 +99,7 @@ class Hunt:
             await self._tried(self._local_file)
         for node in nodes:
             if self.rank is None and sources.lending is not None:
-                await self._tried(partial(self._lent, node))
+                await self._asked(node, self._lent)
         if self.rank is not Rank.DWARF and sources.debuginfod is not None:
             await self._tried(self._debuginfod)
 
@@ -99,7 +110,16 @@ class Hunt:
             await self._shared()
         for node in nodes:
             if self.rank is None and self.sources.lending is not None:
-                await self._tried(partial(self._kallsyms, node))
+                await self._asked(node, self._kallsyms)
+
+    async def _asked(self, node: str, source: Callable[[str, Path], Awaitable[None]]) -> None:
+        if self.sources.is_silent(node):
+            self.faults.append(SymbolFileError(Fault.UNREACHABLE, f"node `{node}` did not answer a moment ago"))
+            return
+        known = len(self.faults)
+        await self._tried(partial(source, node))
+        if any(error.fault is Fault.UNREACHABLE for error in self.faults[known:]):
+            self.sources.did_not_answer(node)
 
     async def _tried(self, source: Callable[[Path], Awaitable[None]]) -> None:
         """Runs one source with a folder to work in; what it fails of is a fault of this search."""

@@ -32,8 +32,8 @@ from fleetflame.model import Mapping, MappingKind, Segment
 
 log = logging.getLogger(__name__)
 
-SEARCHES = 2
-"""Builds looked for at once. Parsing is one at a time; the other search waits for a node or a server."""
+SEARCHES = 4
+"""Builds looked for at once. Parsing is one at a time; the other searches wait for nodes and servers."""
 LOST = np.uint64(0xFFFFFFFFFFFFFFFF)
 """An address that no table names: where an offset lies in no segment."""
 NAMED_IN_MESSAGE = 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aggregator.symbols.debuginfod import Checked, Debuginfod, FetchLimits, is_public
+from aggregator.symbols.debuginfod import MAX_FAILURES, PAUSE_SECONDS, Checked, Debuginfod, FetchLimits, is_public
 from aggregator.symbols.faults import Fault, SymbolFileError
 from fleetflame.buildid import BuildId
 
@@ -131,6 +131,19 @@ async def test_a_silent_server_and_no_server_are_unreachable(tmp_path: Path) -> 
         assert await fault_of(Debuginfod([url], FetchLimits(silent_seconds=0.1)), tmp_path / "f") is Fault.UNREACHABLE
     assert await fault_of(Debuginfod([url]), tmp_path / "f") is Fault.UNREACHABLE
     assert await fault_of(Debuginfod(["http://no-such-host.invalid"]), tmp_path / "f") is Fault.UNREACHABLE
+
+
+async def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    """Three times in a row; then it is not even tried, until the pause is over. One that answers is not away."""
+    now = 100.0
+    async with server(reply("404 Not Found")) as up:
+        client = Debuginfod(["http://127.0.0.1:1", up], clock=lambda: now)
+        for _ in range(MAX_FAILURES + 2):
+            assert await fault_of(client, tmp_path / "f") is Fault.UNREACHABLE
+        assert client.outcomes == {Fault.UNREACHABLE: MAX_FAILURES, Fault.NOT_FOUND: MAX_FAILURES + 2}
+        now += PAUSE_SECONDS
+        await fault_of(client, tmp_path / "f")
+        assert client.outcomes[Fault.UNREACHABLE] == MAX_FAILURES + 1
 
 
 async def test_a_private_address_is_refused_for_a_public_server() -> None:

@@ -155,6 +155,10 @@ async def test_a_node_that_is_not_there_is_asked_again_later(nats_server: NatsSe
         await made.want(FILE, "gone")
         await made.fetcher.idle()
         assert made.fetcher.attempts[BUILD].fault is Fault.UNREACHABLE
+        assert made.fetcher.sources.is_silent("gone")
+        await made.want(replace_path(FILE, "other"), "gone")
+        await made.fetcher.idle()
+        assert "a moment ago" in made.fetcher.attempts[BuildId(b"other")].detail
         await Node(client, name="web-2", data=simple_elf([Sym(name="f", value=0x1000, size=16)])).start()
         await made.want(FILE, "web-2")
         await made.fetcher.idle()
