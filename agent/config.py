@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from agent.document import Value, parse_document, read_document
 from agent.labels.config import LabelConfig, read_rules
 from fleetflame.errors import UsageError
+from fleetflame.model import WINDOW_S
 from fleetflame.subjects import check_node
 
 MIB = 1 << 20
@@ -64,7 +65,7 @@ class AgentConfig:
     nats: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     node: str = field(default_factory=socket.gethostname)
     frequency: int = 19
-    window: int = 10
+    window: int = WINDOW_S
     counts_entries: int = AUTOMATIC
     stack_entries: int = AUTOMATIC
     id_stack_entries: int = AUTOMATIC

@@ -30,7 +30,7 @@ from aggregator.storage import Store
 from aggregator.storage.types import Frames, ProfileQuery
 from aggregator.times import SECOND_NS, TimeRange, format_duration
 from fleetflame.errors import FleetflameError, UsageError
-from fleetflame.model import NAMED_KINDS, Mapping
+from fleetflame.model import NAMED_KINDS, WINDOW_S, Mapping
 
 R = TypeVar("R")
 
@@ -58,6 +58,9 @@ class QueryRefusedError(FleetflameError):
         self.refusal = refusal
 
 
+WINDOW_NS = WINDOW_S * SECOND_NS
+
+
 class AbandonedError(Exception):
     """Nobody waits for the answer any more."""
 
@@ -81,10 +84,11 @@ class Question:
 
     @property
     def query(self) -> ProfileQuery:
-        """What the store is asked."""
+        """What the store is asked. Its rows are counts of whole windows, known by their start: the window that the range
+        begins in is asked for too, since a range that leaves out what it was drawn around helps nobody."""
         return ProfileQuery(
             selector=self.selector,
-            from_ns=self.time.from_ns,
+            from_ns=self.time.from_ns // WINDOW_NS * WINDOW_NS,
             until_ns=self.time.until_ns,
             by=tuple(dict.fromkeys((*(label for label in self.by if label != COMM), COMM))),
         )

@@ -31,6 +31,9 @@ FileOffset = NewType("FileOffset", int)
 SymbolAddr = NewType("SymbolAddr", int)
 """An ELF virtual address, as symbol tables and DWARF have it."""
 
+WINDOW_S = 10
+"""Length of a window of samples unless an agent is told otherwise. Windows begin at multiples of it, on every node."""
+
 Labels = tuple[tuple[str, str], ...]
 """Label names and values, sorted by name, no empty values (an empty label is an absent one, as in Prometheus)."""
 

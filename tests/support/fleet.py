@@ -9,10 +9,12 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 START_S = 60
+FIRST_WINDOW_S = 10
 COMMAND = (sys.executable, "-m", "cli.main")
 
 
@@ -39,7 +41,7 @@ class Fleet:
         return "\n".join((self.folder / "up.log").read_text().splitlines()[-12:])
 
     def start(self) -> None:
-        """Returns once the page answers. Raises AssertionError with the log if it does not."""
+        """Returns once the agent samples, as its first window shows. Raises AssertionError with the log if it does not."""
         address = self.url.removeprefix("http://")
         with (self.folder / "up.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -49,6 +51,8 @@ class Fleet:
                 start_new_session=True,
             )
         self.wait_until(self._ready, START_S)
+        started = time.time()
+        self.wait_until(lambda: self.stored_until() >= started - FIRST_WINDOW_S, START_S)
 
     def stop(self, *, signum: int = signal.SIGINT) -> int:
         """Ctrl-C, as at a terminal; the exit code."""
@@ -107,6 +111,11 @@ class Fleet:
         """`fleetflame status --json`, whatever its exit code."""
         answer: dict[str, Any] = json.loads(self.run("status", "--json", check=False).stdout)
         return answer
+
+    def stored_until(self) -> float:
+        """Unix time up to which this machine's samples are stored: the start of the window that was stored last."""
+        windows = [node["last_window"] for node in self.status()["nodes"]]
+        return max((datetime.fromisoformat(window).timestamp() for window in windows), default=0.0)
 
 
 def parse_folded(text: str) -> Counter[str]:
