@@ -25,6 +25,14 @@ def set_up(*, process: str, level: str, format_name: str, colour: bool) -> None:
     logging.captureWarnings(True)
 
 
+def note_crash(error: BaseException) -> None:
+    """The traceback of an error that nobody foresaw: a field of a JSON line, or shown to who asked for debug."""
+    handlers = logging.getLogger().handlers
+    for_programs = any(isinstance(handler.formatter, JsonFormatter) for handler in handlers)
+    level = logging.CRITICAL if for_programs else logging.DEBUG
+    logging.getLogger(__name__).log(level, "an error of ours", exc_info=error)
+
+
 def fields(record: logging.LogRecord) -> dict[str, Any]:
     """What the caller passed as `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}

@@ -9,7 +9,10 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
 import click
 
@@ -91,9 +94,13 @@ def run(arguments: Sequence[str]) -> int:
     except click.NoSuchCommand as error:
         return _fail(f"no such command: `{error.command_name}`", hint=_closest(_near(error)), code=2)
     except click.NoSuchOption as error:
-        return _fail(f"no such option: `{error.option_name}`", hint=_closest(error.possibilities), code=2)
+        hint = _closest(error.possibilities) if error.possibilities else _usage_hint(arguments)
+        return _fail(f"no such option: `{error.option_name}`", hint=hint, code=2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.message, err=True)
+        return error.exit_code
     except click.ClickException as error:
-        return _fail(_lowered(error.format_message()), hint=_usage_hint(error), code=error.exit_code)
+        return _fail(_lowered(error.format_message()), hint=_usage_hint(arguments), code=error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
@@ -101,6 +108,8 @@ def run(arguments: Sequence[str]) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:  # noqa: BLE001  # the outermost, and a traceback is of no use to whom it would reach
+        return _crashed(error)
     return result if isinstance(result, int) else 0
 
 
@@ -126,9 +135,35 @@ def _closest(names: Sequence[str] | None) -> str:
     return "did you mean " + " or ".join(f"`{name}`" for name in sorted(names)[:3]) + "?"
 
 
-def _usage_hint(error: click.ClickException) -> str:
-    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-    return f"try `{path} --help`" if path else ""
+def _usage_hint(arguments: Sequence[str]) -> str:
+    # From the words and not from click's context, which half of its errors come without.
+    context, group = click.Context(command), cast(click.Group, command)
+    path = ["fleetflame"]
+    for word in arguments:
+        verb = group.get_command(context, word)
+        if verb is None:
+            break
+        path.append(word)
+        if not isinstance(verb, click.Group):
+            break
+        group = verb
+    return f"try `{' '.join(path)} --help`"
+
+
+def _crashed(error: Exception) -> int:
+    """One line for what nobody foresaw; where logs are for programs, they get the traceback."""
+    from cli.logging import note_crash
+
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    note_crash(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": `{os.fsdecode(error.filename)}`" if error.filename else ""
+        return _fail(f"{error.strerror.lower()}{where}", hint="`fleetflame doctor` checks this machine", code=1)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    hint = "please report it; `--log-level debug` of what runs for long shows more"
+    return _fail(f"an error of ours: {text}, at {Path(frame.filename).name}:{frame.lineno}", hint=hint, code=1)
 
 
 def _lowered(message: str) -> str:

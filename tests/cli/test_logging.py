@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cli.logging import HumanFormatter, JsonFormatter, set_up
+from cli.logging import HumanFormatter, JsonFormatter, note_crash, set_up
 
 
 def record(message: str, level: int = logging.INFO, **extra: object) -> logging.LogRecord:
@@ -47,6 +47,24 @@ def test_a_traceback_is_kept() -> None:
         failed.exc_info = sys.exc_info()
     assert "ValueError: broken" in HumanFormatter(colour=True).format(failed)
     assert "ValueError: broken" in json.loads(JsonFormatter("agent").format(failed))["exception"]
+
+
+@pytest.mark.parametrize(
+    ("format_name", "level", "shown"), [("json", "error", True), ("human", "info", False), ("human", "debug", True)]
+)
+def test_the_traceback_of_our_own_error_is_for_programs(
+    format_name: str, level: str, shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And for who asks for debug messages."""
+    root = logging.getLogger()
+    former, former_level = root.handlers[:], root.level
+    try:
+        set_up(process="agent", level=level, format_name=format_name, colour=False)
+        note_crash(ValueError("broken"))
+    finally:
+        root.handlers[:], _ = former, root.setLevel(former_level)
+        logging.captureWarnings(False)
+    assert ("ValueError: broken" in capsys.readouterr().err) is shown
 
 
 def test_without_a_terminal_logs_are_json(capsys: pytest.CaptureFixture[str]) -> None:

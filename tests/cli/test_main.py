@@ -1,5 +1,6 @@
 """The command as a whole: verbs on demand, one line for each failure, the right exit code."""
 
+import errno
 import subprocess
 import sys
 
@@ -78,6 +79,62 @@ def test_a_failure_is_one_line_with_its_code(
     assert message in shown.err
     assert shown.err.startswith("fleetflame: ")
     assert len(shown.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (["--colour"], "fleetflame"),
+        (["agent", "--wndw", "1"], "fleetflame agent"),
+        (["agent", "--window"], "fleetflame agent"),
+        (["symbols", "upload", "--zzz", "file"], "fleetflame symbols upload"),
+        (["nodes", "surplus"], "fleetflame nodes"),
+    ],
+)
+def test_wrong_usage_points_to_the_help_of_the_command(
+    arguments: list[str], path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless a name is so near that it can be guessed."""
+    assert run(arguments) == 2
+    shown = capsys.readouterr().err
+    assert f"(try `{path} --help`)" in shown or "did you mean" in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_a_group_without_a_verb_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """As wrong usage."""
+    assert run(["symbols"]) == 2
+    assert capsys.readouterr().err.lower().startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "no space left on device: `/data/x`"),
+        (
+            ExceptionGroup("all", [ValueError("two\nlines")]),
+            "an error of ours: ValueError: two lines, at test_main.py:",
+        ),
+    ],
+)
+def test_no_traceback_reaches_whoever_ran_the_command(
+    raised: Exception, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever breaks, one line says what and where."""
+
+    def breaks(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(command, "main", breaks)
+    if isinstance(raised, ExceptionGroup):
+        try:
+            raise raised.exceptions[0]
+        except ValueError:
+            pass
+    assert run(["nodes"]) == 1
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert len(shown.splitlines()) == 1
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
