@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import NoReturn
 
 import re2
+
 from fleetflame.errors import UsageError
 
 DEFAULT_TYPE = "cpu"
