@@ -84,8 +84,8 @@ class Question:
 
     @property
     def query(self) -> ProfileQuery:
-        """What the store is asked. Its rows are counts of whole windows, known by their start: the window that the range
-        begins in is asked for too, since a range that leaves out what it was drawn around helps nobody."""
+        """What the store is asked. Its rows are counts of whole windows, known by their start: the window that the
+        range begins in is asked for too, since a range that leaves out what it was drawn around helps nobody."""
         return ProfileQuery(
             selector=self.selector,
             from_ns=self.time.from_ns // WINDOW_NS * WINDOW_NS,
