@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from agent import heap, metrics
+from agent import heap, metrics, privileges
 from agent.batch import Batcher
 from agent.builds import Builds
 from agent.bus import Bus, BusConfig
@@ -83,7 +83,14 @@ async def _run(config: AgentConfig) -> None:
             "sampling",
             extra={"node": config.node, "frequency": config.frequency, "nats": parts.bus.config.shown},
         )
+        _warn_of_shortages()
         await _work(parts, stop)
+
+
+def _warn_of_shortages() -> None:
+    """What an agent does without is in its log, not only in what its profiles lack."""
+    for shortage in privileges.find_shortages():
+        log.warning("running without a capability", extra={"missing": shortage.name, "cost": shortage.lost})
 
 
 @contextlib.asynccontextmanager

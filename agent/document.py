@@ -102,7 +102,8 @@ def read_document(path: Path) -> Value | None:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"failed to open `{path}`: {error.strerror or error}") from error
+        cause = (error.strerror or str(error)).lower()
+        raise UsageError(f"failed to open `{path}`: {cause}", hint="check --config") from error
     if len(data) > MAX_BYTES:
         raise UsageError(f"`{path}` is larger than {MAX_BYTES} bytes", hint="is it the configuration file?")
     try:

@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import syscalls
+from fleetflame.errors import PrivilegeError
+
+_ONLINE = Path("/sys/devices/system/cpu/online")
 
 _LOOKUP_ELEM = 1
 _UPDATE_ELEM = 2
@@ -118,8 +121,12 @@ def possible_cpus() -> int:
 
 
 def online_cpus() -> list[int]:
-    """CPUs that run now."""
-    return parse_cpu_list(Path("/sys/devices/system/cpu/online").read_text())
+    """CPUs that run now. Raises FleetflameError."""
+    try:
+        return parse_cpu_list(_ONLINE.read_text())
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise PrivilegeError(f"failed to read `{_ONLINE}`: {cause}", hint="mount /sys") from error
 
 
 def parse_cpu_list(text: str) -> list[int]:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent import btf
+from agent import btf, privileges
 from bpf import layout
 from fleetflame.errors import FleetflameError, PrivilegeError
 
@@ -120,12 +120,27 @@ def _explained(output: str) -> FleetflameError:
             hint="install `python3-bpfcc` and use a virtual environment with --system-site-packages",
         )
     if "Operation not permitted" in output or ("Permission denied" in output and "processed" not in output):
+        cause, hint = privileges.explain_refusal(privileges.read_effective())
+        return PrivilegeError(f"failed to load the kernel programs: operation not permitted, {cause}", hint=hint)
+    if "Function not implemented" in output:
         return PrivilegeError(
-            "failed to load the kernel programs: operation not permitted",
-            hint="run as root, or grant CAP_BPF and CAP_PERFMON; `fleetflame doctor` says what is missing",
+            "failed to load the kernel programs: the kernel has no bpf()",
+            hint="boot a kernel with CONFIG_BPF_SYSCALL=y, or allow bpf() in the seccomp profile",
         )
-    if "Function not implemented" in output or "no BTF" in output:
-        return PrivilegeError(f"failed to load the kernel programs: {last}", hint="this kernel has no BPF or no BTF")
+    if "no BTF" in output:
+        return PrivilegeError(
+            f"failed to load the kernel programs: {last}",
+            hint="boot a kernel with CONFIG_DEBUG_INFO_BTF=y, 5.11 or newer; in a container mount /sys",
+        )
+    if "Too many open files" in output:
+        return FleetflameError(
+            "failed to load the kernel programs: too many open files", hint="raise the limit (`ulimit -n`) to 1024"
+        )
+    if "Cannot allocate memory" in output:
+        return FleetflameError(
+            "failed to load the kernel programs: cannot allocate memory for the kernel's maps",
+            hint="lower --counts-entries, --stack-entries and --id-stack-entries",
+        )
     detail = next((line for line in lines if "error:" in line), last)
     return FleetflameError(f"failed to load the kernel programs: {detail}", hint="run `fleetflame doctor`")
 
@@ -134,7 +149,7 @@ def _task_offsets() -> dict[str, int]:
     try:
         offsets = btf.member_offsets(BTF_PATH.read_bytes(), "task_struct", ("pid", "tgid", "mm"))
     except OSError as error:
-        raise SystemExit(f"no BTF: failed to open `{BTF_PATH}`: {error.strerror}") from None
+        raise SystemExit(f"no BTF: failed to open `{BTF_PATH}`: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise SystemExit(f"no BTF: {error}") from None
     return {f"TASK_{member.upper()}": offset for member, offset in offsets.items()}

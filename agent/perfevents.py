@@ -9,7 +9,7 @@ import fcntl
 import os
 import struct
 
-from agent import syscalls
+from agent import privileges, syscalls
 from agent.kernelmaps import online_cpus
 from fleetflame.errors import FleetflameError, PrivilegeError
 
@@ -74,11 +74,13 @@ class CpuClocks:
 
 
 def _explained(error: OSError, cpu: int) -> FleetflameError:
-    message = f"failed to open a perf event on CPU {cpu}: {error.strerror}"
+    message = f"failed to open a perf event on CPU {cpu}: {(error.strerror or str(error)).lower()}"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return PrivilegeError(message, hint="run as root, or grant CAP_PERFMON and CAP_BPF")
+        cause, hint = privileges.explain_refusal(privileges.read_effective())
+        return PrivilegeError(f"{message}, {cause}", hint=hint)
     if error.errno in (errno.ENOSYS, errno.ENOENT, errno.EOPNOTSUPP):
-        return PrivilegeError(message, hint="this kernel has no perf events (CONFIG_PERF_EVENTS)")
+        hint = "boot a kernel with CONFIG_PERF_EVENTS=y, or allow perf_event_open() in the seccomp profile"
+        return PrivilegeError(message, hint=hint)
     if error.errno == errno.EMFILE:
         return FleetflameError(message, hint="raise the limit of open files (ulimit -n)")
     return FleetflameError(message)

@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import platform
-import re
 import shutil
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from agent.privileges import CAPABILITIES, is_held, missing, read_effective, shows_kernel_addresses
 from cli.options import json_option, option
 from cli.params import human_size
 
@@ -31,16 +31,6 @@ MIN_PAYLOAD_BYTES = (512 << 10) + 4096
 """A batch and its headers: `subjects.MAX_MESSAGE_BYTES` and HEADER_BYTES."""
 CONNECT_S = 5.0
 LOAD_S = 60
-
-CAP_SYS_ADMIN = 21
-CAPABILITIES = {
-    "CAP_BPF": (39, True, "no kernel program can be loaded: nothing is sampled"),
-    "CAP_PERFMON": (38, True, "no clock can be opened on the CPUs: nothing is sampled"),
-    "CAP_SYS_PTRACE": (19, False, "mappings of other users' processes stay unread: their frames have no names"),
-    "CAP_DAC_READ_SEARCH": (2, False, "executables that only their owner may read have no build ID: no names"),
-    "CAP_SYSLOG": (34, False, "the kernel hides its addresses: kernel frames have no names"),
-}
-"""Name -> number (linux/capability.h), whether SYS_ADMIN stands in for it, what is lost without it."""
 
 
 class Outcome(StrEnum):
@@ -114,7 +104,7 @@ def command(nats: str, server: str, data: Path, as_json: bool) -> int:
 
 def examine(targets: Targets) -> Iterator[Finding]:
     """Every check in the order in which remedies make sense."""
-    held = effective_capabilities(Path("/proc/self/status").read_text())
+    held = read_effective()
     yield check_kernel()
     yield check_bpf()
     yield check_btf()
@@ -169,23 +159,16 @@ def check_btf() -> Finding:
     )
 
 
-def effective_capabilities(status: str) -> int:
-    """The bit mask in the text of /proc/PID/status; 0 if it has none."""
-    found = re.search(r"^CapEff:\s*([0-9a-fA-F]+)$", status, re.MULTILINE)
-    return int(found[1], 16) if found else 0
-
-
 def check_capabilities(held: int) -> Iterator[Finding]:
     """One finding for each capability; what samples is a must, what names is not."""
-    admin = bool(held >> CAP_SYS_ADMIN & 1)
-    for name, (number, sys_admin_will_do, lost) in CAPABILITIES.items():
-        if held >> number & 1:
-            yield Finding(name.lower(), Outcome.OK, "held")
-        elif sys_admin_will_do and admin:
-            yield Finding(name.lower(), Outcome.OK, "CAP_SYS_ADMIN stands in for it")
+    for each in CAPABILITIES:
+        if held >> each.number & 1:
+            yield Finding(each.name.lower(), Outcome.OK, "held")
+        elif is_held(each, held):
+            yield Finding(each.name.lower(), Outcome.OK, "CAP_SYS_ADMIN stands in for it")
         else:
-            outcome = Outcome.FAILED if sys_admin_will_do else Outcome.WARNING
-            yield Finding(name.lower(), outcome, f"missing: {lost}", f"run as root, or grant {name}")
+            outcome = Outcome.FAILED if each.needed else Outcome.WARNING
+            yield Finding(each.name.lower(), outcome, f"missing: {each.lost}", f"run as root, or grant {each.name}")
 
 
 def check_headers() -> Finding:
@@ -214,19 +197,13 @@ def check_bcc() -> Finding:
 def check_program() -> Finding:
     """The proof: our program compiled, verified and loaded, as the agent does it."""
     from agent.config import AgentConfig
-    from agent.loader import LoadOptions, load
+    from agent.kernelmaps import online_cpus
+    from agent.loader import load
+    from agent.mapsizes import load_options
     from fleetflame.errors import FleetflameError
 
-    config = AgentConfig(node="doctor")
-    options = LoadOptions(
-        counts_entries=config.counts_entries,
-        stack_entries=config.stack_entries,
-        id_stack_entries=config.id_stack_entries,
-        process_entries=config.process_entries,
-        per_thread=False,
-    )
     try:
-        load(options).close()
+        load(load_options(AgentConfig(node="doctor"), cpus=len(online_cpus()))).close()
     except FleetflameError as error:
         return Finding("program", Outcome.FAILED, error.message, error.hint)
     return Finding("program", Outcome.OK, "the kernel program compiles, passes the verifier and loads")
@@ -235,8 +212,7 @@ def check_program() -> Finding:
 def check_kallsyms(held: int) -> Finding:
     """Whether the kernel shows its addresses."""
     try:
-        with Path("/proc/kallsyms").open() as lines:
-            shown = any(int(line.split()[0], 16) for _, line in zip(range(100), lines, strict=False))
+        shown = shows_kernel_addresses()
     except OSError as error:
         return Finding(
             "kallsyms", Outcome.WARNING, f"cannot be read: {error.strerror}", "mount /proc; CONFIG_KALLSYMS=y"
@@ -244,7 +220,7 @@ def check_kallsyms(held: int) -> Finding:
     restrict = _read("/proc/sys/kernel/kptr_restrict")
     if shown:
         return Finding("kallsyms", Outcome.OK, f"real addresses (kptr_restrict={restrict or '?'})")
-    syslog = held >> CAPABILITIES["CAP_SYSLOG"][0] & 1
+    syslog = not any(each.name == "CAP_SYSLOG" for each in missing(held))
     remedy = "sysctl kernel.kptr_restrict=1" if syslog and restrict == "2" else "run as root, or grant CAP_SYSLOG"
     return Finding("kallsyms", Outcome.WARNING, f"hidden (kptr_restrict={restrict}): no kernel names", remedy)
 
@@ -256,7 +232,7 @@ def check_perf_paranoid(held: int) -> Finding:
         return Finding(
             "perf", Outcome.FAILED, "the kernel has no perf events", "boot a kernel with CONFIG_PERF_EVENTS=y"
         )
-    privileged = any(held >> number & 1 for number in (CAPABILITIES["CAP_PERFMON"][0], CAP_SYS_ADMIN))
+    privileged = not any(each.name == "CAP_PERFMON" for each in missing(held))
     note = "which does not matter with CAP_PERFMON" if privileged else "but CAP_PERFMON is needed whatever it says"
     return Finding("perf", Outcome.OK, f"perf_event_paranoid={level}, {note}")
 

@@ -222,8 +222,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     large.write_bytes(b"#" * (MAX_BYTES + 1))
     latin.write_bytes(b"# ok\nnode: caf\xe9\n")
     for path, reason in [
-        (missing, f"failed to open `{missing}`: No such file or directory"),
-        (tmp_path, f"failed to open `{tmp_path}`: Is a directory"),
+        (missing, f"failed to open `{missing}`: no such file or directory"),
+        (tmp_path, f"failed to open `{tmp_path}`: is a directory"),
         (large, f"`{large}` is larger than 1048576 bytes"),
         (latin, f"{latin}:2: not UTF-8: byte 0xe9"),
     ]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.privileges import CAPABILITIES, SYS_ADMIN
 from cli import doctor
-from cli.doctor import CAPABILITIES, Finding, Outcome
+from cli.doctor import Finding, Outcome
 from cli.main import run
 from tests.support.nats import NatsServer
 
@@ -21,24 +22,18 @@ def by_name(findings: "list[Finding]") -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-def test_capabilities_are_read_from_status() -> None:
-    """The line that /proc/PID/status has."""
-    assert doctor.effective_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\nSeccomp: 0") == ALL
-    assert doctor.effective_capabilities("Name:\tx\n") == 0
-
-
 def test_every_missing_capability_is_named_with_what_is_lost() -> None:
     """What samples is a failure, what names is a warning."""
     found = by_name(list(doctor.check_capabilities(NONE)))
-    assert found.keys() == {name.lower() for name in CAPABILITIES}
-    for name, (_, must, lost) in CAPABILITIES.items():
-        finding = found[name.lower()]
-        assert finding.outcome is (Outcome.FAILED if must else Outcome.WARNING)
-        assert lost in finding.found
-        assert name in finding.remedy
+    assert found.keys() == {each.name.lower() for each in CAPABILITIES}
+    for each in CAPABILITIES:
+        finding = found[each.name.lower()]
+        assert finding.outcome is (Outcome.FAILED if each.needed else Outcome.WARNING)
+        assert each.lost in finding.found
+        assert each.name in finding.remedy
 
 
-@pytest.mark.parametrize("held", [ALL, SAMPLING, 1 << doctor.CAP_SYS_ADMIN])
+@pytest.mark.parametrize("held", [ALL, SAMPLING, 1 << SYS_ADMIN])
 def test_sampling_needs_two_capabilities_or_sys_admin(held: int) -> None:
     """Container engines that do not know CAP_BPF get SYS_ADMIN."""
     found = by_name(list(doctor.check_capabilities(held)))
@@ -56,6 +51,13 @@ def test_this_kernel_is_linux_with_bpf() -> None:
     assert doctor.check_kernel().outcome is Outcome.OK
     assert doctor.check_bpf().outcome is Outcome.OK
     assert doctor.check_tracefs().outcome is Outcome.NOTE
+
+
+@pytest.mark.bpf
+def test_the_program_is_proved_by_loading_it() -> None:
+    """With the sizes that an agent would give it."""
+    finding = doctor.check_program()
+    assert finding.outcome is Outcome.OK, finding
 
 
 def test_a_full_disk_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
