@@ -172,6 +172,7 @@ def storage_options(config: AggregatorConfig) -> StorageOptions:
     """What the store is told of the configuration."""
     return StorageOptions(
         location=config.storage,
+        cluster=config.cluster,
         memory_bytes=config.memory,
         disk_bytes=config.disk_budget,
         raw_days=config.retention_s // DAY_S,
