@@ -107,14 +107,14 @@ def settings_of(config: type) -> dict[str, Setting]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryLimits:
-    """What one query may cost. Beyond a limit the answer is an error that names it, never part of an answer.
-
-    A stack costs about 300 bytes while its query is answered.
-    """
+    """What queries may cost. Beyond a limit the answer is an error that names it, never part of an answer."""
 
     range_s: int = _setting(92 * DAY_S, "Longest time range of a query.", Kind.DURATION, option="query-range")
-    stacks: int = _setting(
-        2_000_000, "Most distinct stacks of a query.", Kind.NUMBER, metavar="N", option="query-stacks"
+    memory: int = _setting(
+        384 * MIB,
+        "Memory that queries at work may use, all together: 3.3 kB a stack.",
+        Kind.SIZE,
+        option="query-memory",
     )
     result_bytes: int = _setting(256 * MIB, "Largest answer.", Kind.SIZE, option="query-bytes")
     timeout_s: int = _setting(
@@ -124,10 +124,10 @@ class QueryLimits:
         4, "Queries at work at the same time.", Kind.NUMBER, metavar="N", option="query-concurrency"
     )
     waiting: int = _setting(32, "Queries that may wait for their turn.", Kind.NUMBER, metavar="N", option="query-queue")
-    import_bytes: int = _setting(256 * MIB, "Largest profile that may be imported.", Kind.SIZE, option="import-limit")
+    import_bytes: int = _setting(64 * MIB, "Largest profile that may be imported.", Kind.SIZE, option="import-limit")
 
     def __post_init__(self) -> None:
-        for name in ("range_s", "stacks", "result_bytes", "timeout_s", "concurrent", "import_bytes"):
+        for name in ("range_s", "memory", "result_bytes", "timeout_s", "concurrent", "import_bytes"):
             _at_least(name, getattr(self, name), 1)
         _at_least("waiting", self.waiting, 0)
 

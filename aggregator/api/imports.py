@@ -9,11 +9,12 @@ from aggregator.api.answers import ApiError, json_answer
 from aggregator.api.endpoint import Asked, Param
 from aggregator.api.symbols import too_large
 from aggregator.importing import Imported, ImportOptions, import_profile
-from aggregator.query import Turn
+from aggregator.pprofreader import GZIP_MAGIC
 from aggregator.storage import Store
 from aggregator.storage.accept import NO_NUMBERS, accept, announced
 from aggregator.storage.types import AcceptedBatch, Stored
 from aggregator.times import SECOND_NS, format_time, parse_time
+from aggregator.turns import Turn
 from fleetflame.errors import UsageError
 from fleetflame.model import Batch
 
@@ -37,6 +38,7 @@ async def import_(asked: Asked) -> Response:
     data = await _body(asked, limit=context.queries.limits.import_bytes)
 
     def work(turn: Turn) -> tuple[Imported, Stored]:
+        turn.hold(min(_cost(data), context.queries.limits.memory))
         with turn.stage("import"):
             imported = import_profile(data, options)
         now = context.clock() // SECOND_NS
@@ -81,6 +83,11 @@ async def _body(asked: Asked, *, limit: int) -> bytes:
     if not data:
         raise ApiError(400, "empty", "the request has no body", hint="send the profile as the body of the request")
     return bytes(data)
+
+
+def _cost(data: bytes) -> int:
+    """Bytes that reading `data` takes: measured, 4.5 times its size for folded text; pprof is packed 8 to 1 or so."""
+    return len(data) * (40 if data.startswith(GZIP_MAGIC) else 5)
 
 
 def _check_times(store: Store, imported: Imported, now: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aggregator.config import QueryLimits
 from aggregator.fold import fold
 from aggregator.profile import Profile
-from aggregator.query import QueryRefusedError, QueryService, Question, Refusal
+from aggregator.query import STACK_BYTES, QueryRefusedError, QueryService, Question, Refusal
 from aggregator.selector import parse_selector
 from aggregator.storage import Store
 from aggregator.times import SECOND_NS, TimeRange
@@ -88,7 +88,7 @@ async def test_a_range_beyond_the_limit_is_refused_before_any_work(serve: Serve)
 
 async def test_too_many_stacks_are_refused(serve: Serve) -> None:
     """Never a part of the answer."""
-    service = serve(stacks=3)
+    service = serve(memory=3 * STACK_BYTES)
     with pytest.raises(QueryRefusedError, match="3 are allowed") as caught:
         await service.ask((question(),), lambda found: found)
     assert caught.value.refusal is Refusal.STACKS
