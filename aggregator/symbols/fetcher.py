@@ -5,6 +5,7 @@
     nothing, sources said no        MISSING_RETRY[0], [1], ... for each time in a row, the last one ever after
     nothing, a source was away      AWAY_RETRY likewise
     nothing, and another node has the build    at once, for up to MAX_NODES nodes
+    nothing, and now somebody saw its path     at once
 
 Everything here has a bound: the queue, what is remembered, the nodes that are asked.
 """
@@ -145,7 +146,7 @@ class Fetcher:
         if attempt is None:
             # After a restart: what was found lately was looked for lately.
             return record is None or self.wall() - record.kept.added >= POOR_RETRY
-        if self.clock() >= attempt.again:
+        if self.clock() >= attempt.again or (record is None and mapping.path and not attempt.mapping.path):
             return True
         return record is None and node != "" and node not in attempt.nodes and len(attempt.nodes) < MAX_NODES
 

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,7 +189,7 @@ class SymbolService:
                 raise SymbolFileError(
                     Fault.WRONG_BUILD_ID,
                     f"`{name}` has build ID {identity}, which is not of a build that was sampled"
-                    f"{await asyncio.to_thread(self._wanting)}",
+                    f"{await asyncio.to_thread(self._wanting, name)}",
                     hint=f"to keep it for a build that is yet to run, say so with --build-id {identity}",
                 )
             claim = Claim(
@@ -222,7 +222,11 @@ class SymbolService:
 
     def missing(self) -> tuple[Missing, ...]:
         """Builds that were sampled and have no table or a poor one, by path. Blocking."""
-        wanted = {mapping.build_id: mapping for mapping in self._all_seen() if mapping.kind in FILES | KERNELS}
+        wanted: dict[BuildId | None, Mapping] = {}
+        for mapping in self._all_seen():
+            # A process that was gone too soon had a build and no path; another one may have both.
+            if mapping.kind in FILES | KERNELS and not getattr(wanted.get(mapping.build_id), "path", ""):
+                wanted[mapping.build_id] = mapping
         found = []
         for build_id, mapping in wanted.items():
             if build_id is None:
@@ -271,12 +275,14 @@ class SymbolService:
         found = [mapping for mapping in self._all_seen() if mapping.build_id == build_id]
         return max(found, key=lambda mapping: len(mapping.segments), default=None)
 
-    def _wanting(self) -> str:
-        """Builds without symbols, as the end of a sentence."""
+    def _wanting(self, name: str) -> str:
+        """Builds without symbols, as the end of a sentence: those that a file called `name` may be meant for first."""
+        stem = PurePosixPath(name).name.removesuffix(".debug")
         missing = [m.mapping for m in self.missing() if m.mapping.kind is MappingKind.FILE]
         if not missing:
             return ""
-        some = ", ".join(f"{m.build_id} (`{m.path}`)" for m in missing[:NAMED_IN_MESSAGE])
+        missing.sort(key=lambda m: (PurePosixPath(m.path).name != stem, not m.path))
+        some = ", ".join(f"{m.build_id} (`{m.path or 'path unknown'}`)" for m in missing[:NAMED_IN_MESSAGE])
         more = f" and {len(missing) - NAMED_IN_MESSAGE} more" if len(missing) > NAMED_IN_MESSAGE else ""
         return f"; without symbols are {some}{more}"
 

@@ -177,6 +177,28 @@ async def test_a_wrong_file_is_refused_with_both_ids(tmp_path: Path) -> None:
         assert not kept.seen
 
 
+async def test_a_refusal_names_the_build_that_was_most_likely_meant(tmp_path: Path) -> None:
+    """The one whose file has that name, however many others lack symbols; those without a path come last."""
+    wrong = write(tmp_path / "x", simple_elf([Sym(name="g", value=0x1000, size=16)], build_id=b"\x09" * 20))
+    async with service(tmp_path) as made:
+        for number in range(20):
+            path = f"/bin/a{number}" if number % 2 else ""
+            await wanted(made, replace(FILE, build_id=BuildId(bytes([number + 100])), path=path))
+        await wanted(made, FILE)
+        with pytest.raises(SymbolFileError, match=rf"without symbols are {BUILD} \(`/opt/app/bin/app`\), .* 16 more"):
+            await made.upload(wrong, name="app.debug")
+
+
+async def test_a_path_that_is_learned_later_is_tried_at_once(tmp_path: Path) -> None:
+    """The kernel said the build of a process that was gone before anybody saw its files; another process has it too."""
+    program = write(tmp_path / "app", simple_elf([Sym(name="f", value=0x1000, size=16)]))
+    async with service(tmp_path, local_files=True) as made:
+        await wanted(made, replace(FILE, path=""))
+        assert [missing.mapping.path for missing in made.missing()] == [""]
+        await wanted(made, replace(FILE, path=str(program)))
+        assert names(made, FILE, 0x1004) == [["f"]]
+
+
 async def test_uploads_that_are_no_symbol_files_are_refused(tmp_path: Path) -> None:
     """With a typed fault and a message for people."""
     async with service(tmp_path, upload_bytes=1 << 20) as made:
