@@ -1,9 +1,10 @@
 """Ingest: rows a second from encoded messages to durable, queryable rows, beside DuckDB and chdb loading the same rows.
 
-    python -m bench.ingest [--nodes 100] [--windows 12] [--rows 3000] [--runs 3]
+    python -m bench.ingest [--nodes 40] [--windows 60] [--rows 3000] [--runs 3]
 
 Ours decodes and checks each message, resolves stack numbers, stores stacks, series and ledger, looks for duplicates and
-stores samples, each group with fsync before it would be acknowledged. The peers get the finished rows as arrays, in
+stores samples, each group with fsync before it would be acknowledged. Sixty windows are one generation of an agent's
+dictionary: all stacks are new in the first, one in twenty in each later one. The peers get the finished rows as arrays, in
 groups of the same size, each in a transaction or insert that is synced too: the lower half of our work only.
 """
 
@@ -195,8 +196,8 @@ def measure(what: Callable[[Path], tuple[int, float]], runs: int) -> list[float]
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, default=100)
-    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--nodes", type=int, default=40)
+    parser.add_argument("--windows", type=int, default=60)
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
