@@ -52,9 +52,9 @@ class Folded:
         kinds[depth == len(self.origin.by)] = FrameKind.PROCESS
         return kinds
 
-    def completeness(self) -> Completeness:
-        """How much of the stacks is known, in samples."""
-        kinds = self.kinds()
+    def completeness(self, kinds: NDArray[np.uint8] | None = None) -> Completeness:
+        """How much of the stacks is known, in samples. `kinds` are what `kinds()` says, for who has them at hand."""
+        kinds = self.kinds() if kinds is None else kinds
         truncated = self._below(kinds == FrameKind.TRUNCATED)
         unnamed = self._below(kinds == FrameKind.UNKNOWN) & ~truncated
         total, cut, bare = (int(self.count[nodes].sum()) for nodes in (slice(None), truncated, unnamed))

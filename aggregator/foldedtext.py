@@ -11,6 +11,7 @@ No line is lost silently: what cannot be read is counted, and the first of these
 import secrets
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from aggregator.distinct import distinct
 from aggregator.fold import Folded
 from aggregator.naming import clean
 from aggregator.profile import Origin
-from aggregator.trie import Trie, join, prune, totals
+from aggregator.trie import Levels, Trie, prune, totals
 from fleetflame.model import MAX_FRAMES
 
 U64 = NDArray[np.uint64]
@@ -293,11 +294,10 @@ def _assemble(data: bytes, blocks: list[_Block], origin: Origin) -> Parsed:
     fresh = _joined([block.fresh for block in blocks])
     count = _joined([block.count for block in blocks]).astype(np.uint64)
     names, item = _names(data, blocks)
-    raw, place = _raw_tree(item, _joined([block.depth for block in blocks]), fresh)
-    trie, where = join([raw])
+    trie, node = _tree(item, _joined([block.depth for block in blocks]), fresh)
     own = np.zeros(len(trie), np.uint64)
     some = count > 0
-    np.add.at(own, where[0][place[(np.cumsum(fresh) - 1)[some]]], count[some])
+    np.add.at(own, node[(np.cumsum(fresh) - 1)[some]], count[some])
     if not some.all():
         trie, kept = prune(trie, (totals(trie, own) > 0) | (trie.depth == 0))
         own = own[kept]
@@ -319,30 +319,31 @@ def _names(data: bytes, blocks: list[_Block]) -> tuple[tuple[str, ...], I64]:
     return tuple(names), np.array([number[name] for name in cleaned], np.int64)[index]
 
 
-def _raw_tree(item: I64, depth: I64, fresh: I64) -> tuple[Trie, I64]:
-    """Fresh frames as a tree, level by level, and where each went. Siblings may be equal.
+def _tree(item: I64, depth: I64, fresh: I64) -> tuple[Trie, I64]:
+    """The tree of all fresh frames, and the node of each.
 
     A frame's parent is the one before it in its line. The first fresh frame of a line shares its parent with the line
     before: that is the last frame, up to there, one level up.
     """
     order = np.argsort(depth.astype(np.uint16), kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(1, len(order) + 1)
-    levels = np.concatenate(([0, 1], 1 + np.cumsum(np.bincount(depth))))
-    before = np.arange(-1, len(order) - 1)
-    first = (np.cumsum(fresh) - fresh)[fresh > 0]
-    before[first] = -1
-    first = first[np.argsort(depth[first].astype(np.uint16), kind="stable")]
-    bounds = np.searchsorted(depth[first], np.arange(len(levels) - 1))
-    for level in range(1, len(levels) - 2):
-        asking = first[bounds[level] : bounds[level + 1]]
-        above = order[levels[level] - 1 : levels[level + 1] - 1]
-        before[asking] = above[np.searchsorted(above, asking) - 1]
-    parent = np.append(place, 0)[before[order]]
-    return (
-        Trie(parent=np.concatenate(([0], parent)), item=np.concatenate(([0], item[order])), levels=levels),
-        place,
-    )
+    bounds = np.concatenate(([0], np.cumsum(np.bincount(depth)))).tolist()
+    first = np.zeros(len(order), bool)
+    first[(np.cumsum(fresh) - fresh)[fresh > 0]] = True
+    levels = Levels()
+    node = np.zeros(len(order), np.int64)
+    above = order[:0]
+    for low, high in pairwise(bounds):
+        here = order[low:high]
+        parent = here - 1
+        if low:
+            asking = np.flatnonzero(first[here])
+            parent[asking] = above[np.searchsorted(above, here[asking]) - 1]
+            parent = node[parent]
+        else:
+            parent[:] = 0
+        node[here] = levels.add(parent, item[here])
+        above = here
+    return levels.trie(), node
 
 
 def _joined(columns: list[NDArray[np.int64]] | list[NDArray[np.uint64]]) -> I64:

@@ -47,7 +47,7 @@ def grow(length: I64, item: Callable[[I64, int], I64]) -> tuple[Trie, I64]:
     """
     end = np.zeros(len(length), np.int64)
     rows = np.arange(len(length))
-    levels = _Levels()
+    levels = Levels()
     depth = 0
     while True:
         rows = rows[length[rows] > depth]
@@ -60,7 +60,7 @@ def grow(length: I64, item: Callable[[I64, int], I64]) -> tuple[Trie, I64]:
 def join(tries: Sequence[Trie]) -> tuple[Trie, list[I64]]:
     """One tree with the nodes of all, whose items must count the same things; and where each one's nodes are in it."""
     where = [np.zeros(len(trie), np.int64) for trie in tries]
-    levels = _Levels()
+    levels = Levels()
     for depth in range(1, max((len(trie.levels) for trie in tries), default=1) - 1):
         spans = [_level(trie, depth) for trie in tries]
         parents = [at[trie.parent[span]] for at, trie, span in zip(where, tries, spans, strict=True)]
@@ -172,8 +172,8 @@ def _level(trie: Trie, depth: int) -> slice:
     return slice(int(trie.levels[depth]), int(trie.levels[depth + 1]))
 
 
-class _Levels:
-    """The levels of a tree under construction."""
+class Levels:
+    """A tree under construction, level by level; it has its root already."""
 
     def __init__(self) -> None:
         self._parents: list[I64] = [np.zeros(1, np.int64)]
@@ -190,6 +190,7 @@ class _Levels:
         return index + self._bounds[-2]
 
     def trie(self) -> Trie:
+        """The tree of what was added."""
         return Trie(
             parent=np.concatenate(self._parents),
             item=np.concatenate(self._items),

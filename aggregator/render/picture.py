@@ -102,7 +102,7 @@ def picture_of(folded: Folded, options: Options, *, limit: int) -> Picture:
     kinds = folded.kinds()
     colors, color = _colors(folded.names, trie, kinds[kept])
     total = int(weight[0])
-    completeness = folded.completeness()
+    completeness = folded.completeness(kinds)
     culled = len(folded.trie) - len(trie)
     return Picture(
         title=options.title or folded.origin.title or "fleetflame",

@@ -139,7 +139,7 @@ class _Rows:
         scale = (self.width - 2 * PAD) / max(picture.total, 1)
         x = (PAD + picture.start * scale).tolist()
         wide = (picture.weight * scale).tolist()
-        words = [escape(text, quote=False) for text in tooltips(picture)]
+        words = [text.replace("<", "&lt;").replace(">", "&gt;") for text in tooltips(picture)]
         names = [escape(name) for name in picture.names]
         names[0] = ROOT_NAME
         items = picture.trie.item.tolist()
@@ -152,20 +152,23 @@ class _Rows:
             frames = [
                 f'<g class="{color[i]}"><title>{names[items[i]]}\n{words[i]}</title>'
                 f'<rect x="{x[i]:.8g}" width="{wide[i] - min(1.0, wide[i] / 8):.6g}" height="{ROW - 1}"/>'
-                f"{self._text(i, items[i], x[i], wide[i])}</g>"
+                f"{self._text(items[i], names[items[i]], x[i], wide[i])}</g>"
                 for i in range(bounds[depth], bounds[depth + 1])
             ]
             groups.append(f'<g transform="translate(0 {y})">\n' + "\n".join(frames) + "\n</g>")
         return groups
 
-    def _text(self, node: int, item: int, x: float, wide: float) -> str:
+    def _text(self, item: int, escaped: str, x: float, wide: float) -> str:
         """The part of the name that fits, if any."""
         room = int((wide - 8) / CHAR)
         if room < 2:
             return ""
-        name = self.picture.names[item] if node else ROOT_NAME
-        shown = name if len(name) <= room else name[: room - 1] + "…"
-        return f'<text x="{x + 4:.6g}" y="{ROW - 6}">{escape(shown, quote=False)}</text>'
+        name = self.picture.names[item] or ROOT_NAME
+        if len(name) > room:
+            shown = name[: room - 1] + "…"
+            # What is as it was when escaped has nothing to escape in any part.
+            escaped = shown if len(escaped) == len(name) else escape(shown, quote=False)
+        return f'<text x="{x + 4:.6g}" y="{ROW - 6}">{escaped}</text>'
 
 
 def tooltips(picture: Picture) -> list[str]:
