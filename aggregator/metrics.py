@@ -40,3 +40,10 @@ QUERIES_IN_HAND = Gauge(f"{_PREFIX}_queries_in_hand", "Questions at work or wait
 QUERY_STAGE_SECONDS = Histogram(
     f"{_PREFIX}_query_stage_seconds", "Parts of the work on a question.", ["stage"], buckets=_SECONDS
 )
+
+SYMBOL_ADDRESSES = Counter(f"{_PREFIX}_symbol_addresses", "Addresses that queries looked up, by result.", ["result"])
+SYMBOL_FILES = Counter(f"{_PREFIX}_symbol_files", "Symbol files by what became of them.", ["outcome"])
+SYMBOL_SEARCHES = Counter(f"{_PREFIX}_symbol_searches", "Searches for a build's symbols, by outcome.", ["outcome"])
+SYMBOLS_WANTED = Gauge(f"{_PREFIX}_symbols_wanted", "Builds whose symbols are being looked for, or wait for it.")
+SYMBOL_BUILDS = Gauge(f"{_PREFIX}_symbol_builds", "Builds that have symbols.")
+SYMBOL_BYTES = Gauge(f"{_PREFIX}_symbol_bytes", "Bytes that symbol tables and debug files take on disk.")

@@ -17,6 +17,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from aggregator import metrics
 from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.hunt import Hunt, Sources
 from aggregator.symbols.intake import Intake
@@ -85,7 +86,7 @@ class Fetcher:
         if build_id in self._busy or not self._is_time(mapping, node):
             return False
         if len(self._queue) >= MAX_QUEUE:
-            self.counts["queue_full"] += 1
+            self._count("queue_full")
             return False
         self._waiting[build_id] = (mapping, [node] if node else [])
         self._queue.append(build_id)
@@ -179,7 +180,11 @@ class Fetcher:
         self.attempts.move_to_end(build_id)
         while len(self.attempts) > MAX_REMEMBERED:
             self.attempts.popitem(last=False)
-        self.counts["named" if rank is not None else "missing"] += 1
+        self._count("named" if rank is not None else "missing")
+
+    def _count(self, outcome: str) -> None:
+        self.counts[outcome] += 1
+        metrics.SYMBOL_SEARCHES.labels(outcome).inc()
 
     def _rank(self, build_id: BuildId) -> Rank | None:
         record = self.store.record(build_id)

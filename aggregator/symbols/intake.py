@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aggregator import metrics
 from aggregator.symbols.elf import sha256_of
 from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.records import Kept, Source, Verdict
@@ -97,6 +98,7 @@ class Intake:
             return await parse(file, table, limits=self.limits, module=module, worker=self.worker)
         except SymbolFileError as error:
             self.faults[error.fault] += 1
+            metrics.SYMBOL_FILES.labels(error.fault).inc()
             await asyncio.to_thread(self.store.refuse, content, error.fault, error.message)
             raise
 
@@ -126,6 +128,7 @@ class Intake:
         offer = Offer(build_id=build_id, path=claim.path, kept=kept, table=table, content=content, segments=segments)
         verdict = await asyncio.to_thread(self.store.add, offer)
         self.verdicts[verdict] += 1
+        metrics.SYMBOL_FILES.labels(verdict).inc()
         about = {"build_id": str(build_id), "path": claim.path, "source": claim.source, "where": claim.where}
         level = logging.WARNING if verdict is Verdict.CONFLICT else logging.INFO
         log.log(level, "symbols %s", verdict, extra=about | {"rank": kept.rank.name.lower(), "note": parsed.note})

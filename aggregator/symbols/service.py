@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator import metrics
 from aggregator.symbols import local
 from aggregator.symbols.debuginfod import Debuginfod, FetchLimits
 from aggregator.symbols.faults import Fault, SymbolFileError
@@ -112,6 +113,10 @@ class SymbolService:
             ),
         )
 
+        metrics.SYMBOLS_WANTED.set_function(self.fetcher.waiting)
+        metrics.SYMBOL_BUILDS.set_function(lambda: len(self.store.records()))
+        metrics.SYMBOL_BYTES.set_function(self.store.used_bytes)
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """`run` for as long as the body takes; if `run` fails, the body is cancelled and the failure raised."""
@@ -156,12 +161,12 @@ class SymbolService:
         """
         table = None if mapping.build_id is None else self.store.table(mapping.build_id)
         if table is None or not len(addresses):
-            self.lookups["without_table"] += len(addresses)
+            self._count("without_table", len(addresses))
             return nothing(len(addresses))
         found = look_up(table, self._symbol_addresses(mapping, table, addresses))
         named = int(np.count_nonzero(found.offsets[1:] > found.offsets[:-1]))
-        self.lookups["named"] += named
-        self.lookups["unnamed"] += len(addresses) - named
+        self._count("named", named)
+        self._count("unnamed", len(addresses) - named)
         return found
 
     async def want(self, mapping: Mapping, node: str) -> None:
@@ -253,6 +258,10 @@ class SymbolService:
                 "bytes": self.store.used_bytes(),
             },
         }
+
+    def _count(self, result: str, count: int) -> None:
+        self.lookups[result] += count
+        metrics.SYMBOL_ADDRESSES.labels(result).inc(count)
 
     def _symbol_addresses(
         self, mapping: Mapping, table: SymbolTable, addresses: NDArray[np.uint64]
