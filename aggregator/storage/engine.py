@@ -9,6 +9,7 @@ list of literals is parsed for seconds. Everything that people wrote goes in as 
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -44,6 +45,7 @@ _FULL = frozenset({243, 76, 75, 1001})  # NOT_ENOUGH_SPACE, CANNOT_OPEN_FILE, CA
 _MEMORY = frozenset({241, 173})
 _TIMEOUT = frozenset({159, 160, 209})
 _BAD_REGEX = 427
+_FREE_SPACE = "free disk space, or lower --disk-budget"
 
 
 class Engine:
@@ -94,8 +96,21 @@ class Engine:
         if not len(columns[0].values):
             return
         block = encode_block(columns)
+        names = [column.name for column in columns]
         with self._writer_lock, _translated(f"insert into {table}"):
-            self._writer.raw_insert(table, [column.name for column in columns], block, fmt="Native")
+            if self.options.embedded:
+                self._insert_file(table, names, block)
+            else:
+                self._writer.raw_insert(table, names, block, fmt="Native")
+
+    def _insert_file(self, table: str, names: Sequence[str], block: bytes) -> None:
+        # The engine in process takes data from a file only. The driver would put it into the system's folder for
+        # temporary files, where a killed process leaves it; ours is in the data folder and overwritten.
+        path = Path(self.options.location) / "incoming.native"
+        path.write_bytes(block)
+        quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+        self._writer.raw_query(f"INSERT INTO {table} ({', '.join(names)}) FROM INFILE '{quoted}' FORMAT Native")
+        path.unlink()
 
     def command(self, sql: str) -> None:
         """Runs DDL or upkeep, one at a time, beside readers and the writer. Raises StoreError."""
@@ -195,6 +210,13 @@ def _translated(doing: str) -> Iterator[None]:
         if isinstance(raised, StoreError):
             metrics.STORE_ERRORS.labels(raised.fault.value).inc()
         raise raised from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        metrics.STORE_ERRORS.labels((Fault.FULL if full else Fault.UNAVAILABLE).value).inc()
+        message = f"{doing}: {(error.strerror or str(error)).lower()}"
+        raise StoreError(
+            Fault.FULL if full else Fault.UNAVAILABLE, message, hint=_FREE_SPACE if full else ""
+        ) from error
     finally:
         metrics.STATEMENT_SECONDS.labels(doing).observe(time.monotonic() - started)
 
@@ -205,14 +227,15 @@ def _as_ours(error: ClickHouseError, doing: str) -> FleetflameError:
     if code == _BAD_REGEX:
         return UsageError(f"not a regular expression: {text[:200]}", hint="expressions are RE2's")
     if code in _FULL and ("space" in text.lower() or code == 243):
-        return StoreError(Fault.FULL, f"{doing}: no space left: {text}", hint="free disk space, or lower --disk-budget")
+        return StoreError(Fault.FULL, f"{doing}: no space left: {text}", hint=_FREE_SPACE)
     if code in _MEMORY:
-        hint = "ask for a shorter range or fewer series, or raise --storage-memory"
+        hint = "ask for a shorter range or fewer series, or raise --memory"
         return StoreError(Fault.MEMORY, f"{doing}: not enough memory: {text}", hint=hint)
     if code in _TIMEOUT:
         return StoreError(Fault.TIMEOUT, f"{doing}: took too long: {text}", hint="ask for a shorter range")
     if code is None:
-        return StoreError(Fault.UNAVAILABLE, f"{doing}: no answer: {text}", hint="is the ClickHouse server up?")
+        hint = "is the ClickHouse server up, or another engine open in this process?"
+        return StoreError(Fault.UNAVAILABLE, f"{doing}: no answer: {text}", hint=hint)
     return StoreError(Fault.REFUSED, f"{doing}: {text}")
 
 

@@ -62,6 +62,9 @@ class StorageOptions:
     def __post_init__(self) -> None:
         if not self.location:
             raise UsageError("no place to store samples", hint="name a folder or a ClickHouse URL with --storage")
+        if self.embedded and set("*?{}") & set(self.location):
+            # The engine reads inserts from a file there, and takes such a path for a pattern.
+            raise UsageError(f"not a data folder: `{self.location}`", hint="name one without `*`, `?`, `{` and `}`")
         if self.cluster and not self.cluster.replace("_", "").replace("-", "").isalnum():
             raise UsageError(f"not a cluster name: `{self.cluster}`", hint="use letters, digits, `_` and `-`")
         if self.raw_days < 1 or self.rolled_days < self.raw_days:

@@ -58,6 +58,7 @@ def test_a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room(smal
     assert as_sum(ask(store)) == brute_force(fleet[:20], ("comm",), DAY, DAY + 3600)
     filler.unlink()
     store.insert(second)
+    assert {path.name for path in (small_disk / "store").iterdir()} == {"clickhouse", "engine.xml", "lock"}
     assert as_sum(ask(store)) == brute_force(fleet, ("comm",), DAY, DAY + 3600)
 
 
