@@ -135,7 +135,8 @@ def outermost(trie: Trie) -> NDArray[np.bool_]:
     """
     ones = np.ones(len(trie), np.uint64)
     size = totals(trie, ones)
-    group = trie.item.astype(np.uint64) * np.uint64(len(trie) + 1)
+    # The root stands for no item, so that none lies below it in this sense.
+    group = np.where(np.arange(len(trie)) > 0, trie.item + 1, 0).astype(np.uint64) * np.uint64(len(trie) + 1)
     first = group + starts(trie, size, own_first=ones)
     order = np.argsort(first)
     # Groups lie apart, so that the furthest end so far is never one of another item.

@@ -1,10 +1,10 @@
 """SVG from folded text, beside `pyinferno` (and `flamegraph.pl`, if it is on PATH); and pictures in a browser.
 
 Every contender gets the same text in memory (pyinferno already split into lines, as it wants it) and gives an SVG.
-Frames below the same width are left out, so that the frames drawn are the same, which is checked by name and count. Text is
-made here, from a fixed seed: 252,000 distinct stacks of 5 to 15 frames, about a million nodes, as a collapser writes
-them (sorted), and shuffled. Rounds interleave the contenders; figures are medians of processor time, which a busy
-machine disturbs less than the clock, and the wall clock beside it.
+Frames below the same width are left out, so that the frames drawn are the same, which is checked by name and count.
+Text is made here, from a fixed seed: 252,000 distinct stacks of 5 to 15 frames, about a million nodes, as a collapser
+writes them (sorted), and shuffled. Rounds interleave the contenders; figures are medians of processor time, which a
+busy machine disturbs less than the clock, and the wall clock beside it.
 """
 
 import html

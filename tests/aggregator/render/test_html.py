@@ -93,7 +93,9 @@ def stacks(page: bytes) -> list[str]:
 def test_the_page_is_the_golden_one() -> None:
     """Markup without style and script is as it was when it was looked at."""
     page = html.render(fold(every_kind()))
-    golden.check("every_kind.html", re.sub(rb"(?s)<style>.*?</style>|<script>.*?</script>|sha256-[^']+", b"", page))
+    # Compressed bytes are another library version's to choose; what they hold is tested below.
+    volatile = rb"""(?s)<style>.*?</style>|<script>.*?</script>|sha256-[^']+|(?<="columns":")[^"]+"""
+    golden.check("every_kind.html", re.sub(volatile, b"", page))
 
 
 @given(st.lists(st.tuples(st.lists(st.sampled_from("abc"), min_size=1, max_size=5), st.integers(1, 9)), max_size=12))

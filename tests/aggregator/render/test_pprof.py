@@ -35,7 +35,9 @@ def go_pprof(tmp_path: Path, made: Profile, *options: str) -> str:
 @needs_go
 def test_go_reads_what_we_wrote(tmp_path: Path) -> None:
     """Samples, labels, lines, mappings, build IDs and comments, as Go's tool sees them."""
-    golden.check("every_kind.pprof.txt", go_pprof(tmp_path, every_kind(), "-raw").encode())
+    text = go_pprof(tmp_path, every_kind(), "-raw")
+    # Later versions of the tool print columns too.
+    golden.check("every_kind.pprof.txt", re.sub(r"(:\d+)(?::\d+)? s=\d+", r"\1", text).encode())
 
 
 @needs_go
