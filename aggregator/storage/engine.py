@@ -57,6 +57,7 @@ class Engine:
         self._readers: queue.LifoQueue[Client | None] = queue.LifoQueue()
         self._open: list[Client] = []
         self._lock = threading.Lock()
+        self._closed = False
         if options.embedded:
             self._folder = _lock_folder(Path(options.location))
         try:
@@ -74,6 +75,7 @@ class Engine:
     def close(self) -> None:
         """Closes every handle and lets the data folder go; statements under way end first."""
         with self._lock:
+            self._closed = True
             handles, self._open = self._open, []
         for handle in handles:
             handle.close()
@@ -129,6 +131,8 @@ class Engine:
 
     def _handle(self, settings: dict[str, Any], database: str | None = None) -> Client:
         options = self.options
+        if self._closed:
+            raise StoreError(Fault.UNAVAILABLE, "the store is closed")
         with _translated("open"):
             if options.embedded:
                 root = Path(options.location)
@@ -148,8 +152,12 @@ class Engine:
                     send_receive_timeout=STATEMENT_S,
                 )
         with self._lock:
-            self._open.append(handle)
-        return handle
+            if not self._closed:
+                self._open.append(handle)
+                return handle
+        # Somebody's thread is still at work: one handle left open would keep the engine, and its folder, for ever.
+        handle.close()
+        raise StoreError(Fault.UNAVAILABLE, "the store is closed")
 
     def _create_database(self) -> None:
         options = self.options

@@ -196,6 +196,15 @@ def test_a_data_folder_belongs_to_one_process(tmp_path: Path) -> None:
     Store(options).close()
 
 
+def test_a_closed_store_answers_nobody(open_store: OpenStore) -> None:
+    """A thread that is late is told, and the folder is free for the next one."""
+    store = open_store()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.status()
+    open_store()
+
+
 def test_a_server_that_is_not_there_is_an_error_with_a_hint() -> None:
     """Nobody listens on that port."""
     with pytest.raises(StoreError) as raised:
