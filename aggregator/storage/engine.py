@@ -100,6 +100,7 @@ class Engine:
         block = encode_block(columns)
         names = [column.name for column in columns]
         with self._writer_lock, _translated(f"insert into {table}"):
+            self._check_open()
             if self.options.embedded:
                 self._insert_file(table, names, block)
             else:
@@ -117,12 +118,14 @@ class Engine:
     def command(self, sql: str) -> None:
         """Runs DDL or upkeep, one at a time, beside readers and the writer. Raises StoreError."""
         with self._upkeep_lock, _translated("command"):
+            self._check_open()
             self._upkeep.raw_query(sql)
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Client]:
         handle = self._readers.get()
         try:
+            self._check_open()
             if handle is None:
                 handle = self._handle(self._settings(writer=False))
             yield handle
@@ -131,8 +134,7 @@ class Engine:
 
     def _handle(self, settings: dict[str, Any], database: str | None = None) -> Client:
         options = self.options
-        if self._closed:
-            raise StoreError(Fault.UNAVAILABLE, "the store is closed")
+        self._check_open()
         with _translated("open"):
             if options.embedded:
                 root = Path(options.location)
@@ -157,7 +159,12 @@ class Engine:
                 return handle
         # Somebody's thread is still at work: one handle left open would keep the engine, and its folder, for ever.
         handle.close()
-        raise StoreError(Fault.UNAVAILABLE, "the store is closed")
+        self._check_open()
+        raise AssertionError("it was closed a moment ago")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(Fault.UNAVAILABLE, "the store is closed")
 
     def _create_database(self) -> None:
         options = self.options
