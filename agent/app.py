@@ -180,7 +180,7 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
 
 def _follow_events(parts: Parts) -> None:
     while not parts.stopping.is_set():
-        for event in parts.sampler.events(EVENT_WAIT_S):
+        for event in parts.sampler.events(parts.images.wait_s(EVENT_WAIT_S)):
             parts.images.apply(event)
         parts.images.read_due()
 
@@ -188,6 +188,7 @@ def _follow_events(parts: Parts) -> None:
 def _take_windows(parts: Parts, loop: asyncio.AbstractEventLoop) -> None:
     while not parts.stopping.wait(_until_next(parts.config.window, time.time())):
         parts.handover.offer(_window(parts))
+        heap.give_back()
     parts.sampler.stop()
     parts.handover.offer(_window(parts))
     loop.call_soon_threadsafe(parts.drained.set)

@@ -84,7 +84,7 @@ def load(options: LoadOptions) -> Loaded:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = subprocess.Popen(
-            [sys.executable, "-m", "agent.loader", str(theirs.fileno()), json.dumps(options.flags())],
+            [sys.executable, "-P", "-m", "agent.loader", str(theirs.fileno()), json.dumps(options.flags())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -34,6 +34,12 @@ _log = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
 """How long after exec mappings are read. Loading a Python program with its extension modules takes 0.1 to 0.5 s."""
+QUICK_S = 0.01
+"""How long after exec mappings are read of a program whose earlier runs left builds without a path: libraries that only
+short-lived processes map. The loader has mapped what the program is linked with by then."""
+QUICK_READS = 8
+"""How often that is tried for one program. A build that stays without a path then is none of a file that can be read."""
+MAX_CURIOUS = 256
 MAX_IMAGES = 8192
 """Images known at once. One takes 0.4 KiB and shares the rest with its parent, or 3 KiB after an exec."""
 MAX_RANGES = 250_000
@@ -120,6 +126,8 @@ class ImageTable:
         self._images: OrderedDict[int, Image] = OrderedDict()
         self._current: dict[int, int] = {}
         self._due: deque[tuple[float, int]] = deque(maxlen=max_images)
+        self._soon: deque[tuple[float, int]] = deque(maxlen=max_images)
+        self._curious: OrderedDict[str, int] = OrderedDict()
         self._window = 0
         self._reread_left = MAX_REREAD_BYTES
         self._lock = threading.RLock()
@@ -149,6 +157,15 @@ class ImageTable:
             image = self._find(self._due.popleft()[1])
             if image is not None and not image.ended:
                 self._read_maps(image)
+        while self._soon and self._soon[0][0] <= now:
+            image = self._find(self._soon.popleft()[1])
+            if image is not None and not image.ended:
+                # Not all of it may be loaded yet: the kernel goes on resolving builds until the image has settled.
+                self._read_maps(image, tell=False)
+
+    def wait_s(self, longest: float) -> float:
+        """How long the thread may sleep before it calls `read_due`, `longest` at most."""
+        return min(longest, max(0.0, self._soon[0][0] - self._clock())) if self._soon else longest
 
     # The thread that normalizes calls these.
 
@@ -162,6 +179,14 @@ class ImageTable:
         if not image.ended and (image.inherited or self._window - image.read_window >= REFRESH_WINDOWS):
             self._refresh(image)
         return image
+
+    def want_paths(self, image: Image) -> None:
+        """The image has code in files that nobody has seen: the next runs of its program are read while they live."""
+        if image.facts.exe and not image.snapshot:
+            with self._lock:
+                self._curious.setdefault(image.facts.exe, QUICK_READS)
+                if len(self._curious) > MAX_CURIOUS:
+                    self._curious.popitem(last=False)
 
     def read_maps(self, image: Image) -> AddressTable | None:
         """The image's table as of now; None if the process is gone or is another image, or the window's budget for such
@@ -207,6 +232,9 @@ class ImageTable:
             image.facts = replace(former.facts, comm=event.comm, exe="", cmdline=(), build_id=None)
         elif image.kernel_is_blind:
             self._read_maps(image, tell=False)
+        elif self._curious.get(image.facts.exe, 0) > 0:
+            self._curious[image.facts.exe] -= 1
+            self._soon.append((self._clock() + QUICK_S, image.id))
         self._schedule(image)
 
     def _begin_fork(self, event: ProcessEvent) -> None:

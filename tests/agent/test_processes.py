@@ -11,6 +11,7 @@ from agent.builds import Builds
 from agent.processes import (
     KEEP_WINDOWS,
     MAX_FRUITLESS,
+    QUICK_S,
     REFRESH_WINDOWS,
     SETTLE_S,
     UNKNOWN_COMM,
@@ -102,6 +103,21 @@ def test_mappings_are_read_once_a_program_has_settled(world: World) -> None:
     world.settle()
     assert find(image, TEXT + 0x100000) == BuildId(b"\3" * 20)
     assert world.ready == [image.id]
+
+
+def test_a_program_that_left_builds_without_a_path_is_read_early_next_time(world: World) -> None:
+    """Libraries that only short-lived processes map are seen while one of them lives; the kernel goes on resolving."""
+    world.proc.start(7, world.server)
+    world.table.want_paths(world.table.get(world.event(EventKind.EXEC, 7)))
+    world.proc.start(8, world.server)
+    image = world.table.get(world.event(EventKind.EXEC, 8))
+    world.proc.map(8, world.server, world.plugin)
+    assert world.table.wait_s(1.0) == pytest.approx(QUICK_S)
+    world.now += QUICK_S
+    world.table.read_due()
+    assert find(image, TEXT + 0x100000) == BuildId(b"\3" * 20)
+    assert world.ready == []
+    assert world.table.wait_s(1.0) == 1.0
 
 
 def test_a_program_that_the_kernel_cannot_resolve_is_read_at_once(world: World) -> None:
