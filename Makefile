@@ -41,6 +41,7 @@ types: setup-dev  ## mypy --strict
 
 proto: setup-dev  ## regenerate the protobuf code after a change of a .proto file
 	$(PYTHON) -m grpc_tools.protoc -Iproto/fleetflame --python_out=proto/fleetflame --pyi_out=proto/fleetflame proto/fleetflame/wire.proto
+	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. aggregator/render/pprof.proto
 
 bench: setup-dev  ## every benchmark, beside its peer; writes bench/RESULTS.md
 	$(PYTHON) -m bench
