@@ -38,7 +38,7 @@ QUICK_S = 0.01
 """How long after exec mappings are read of a program whose earlier runs left builds without a path: libraries that only
 short-lived processes map. The loader has mapped what the program is linked with by then."""
 QUICK_READS = 8
-"""How often that is tried for one program. A build that stays without a path then is none of a file that can be read."""
+"""How often that is tried for one program. A build without a path even then is none of a file that can be read."""
 MAX_CURIOUS = 256
 MAX_IMAGES = 8192
 """Images known at once. One takes 0.4 KiB and shares the rest with its parent, or 3 KiB after an exec."""
