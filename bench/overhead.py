@@ -207,9 +207,7 @@ def main() -> None:
             f"| {peer.name} | {spread(values)} | {ours / statistics.median(values):.2f} | {memory:.0f} | "
             f"{spread(slope[peer.name])} | {our_slope / statistics.median(slope[peer.name]):.2f} |"
         )
-    print(
-        "\nRatio: ours / theirs; below 1 we cost less. Memory is the sampling process's, without kernel maps."
-    )
+    print("\nRatio: ours / theirs; below 1 we cost less. Memory is the sampling process's, without kernel maps.")
     print(f"\nSamples kept / (99 Hz x CPU seconds of a victim): {kept:.2%}; lost and counted: {lost}.")
 
 

@@ -41,7 +41,7 @@ class Fleet:
         return "\n".join((self.folder / "up.log").read_text().splitlines()[-12:])
 
     def start(self) -> None:
-        """Returns once the agent samples, as its first window shows. Raises AssertionError with the log if it does not."""
+        """Returns once the agent samples, as its first window shows; AssertionError with the log if it does not."""
         address = self.url.removeprefix("http://")
         with (self.folder / "up.log").open("ab") as log:
             self._process = subprocess.Popen(
