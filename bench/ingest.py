@@ -4,8 +4,8 @@
 
 Ours decodes and checks each message, resolves stack numbers, stores stacks, series and ledger, looks for duplicates and
 stores samples, each group with fsync before it would be acknowledged. Sixty windows are one generation of an agent's
-dictionary: all stacks are new in the first, one in twenty in each later one. The peers get the finished rows as arrays in
-groups of the same size, each in a transaction or insert that is synced too: the lower half of our work only.
+dictionary: all stacks are new in the first, one in twenty in each later one. The peers get the finished rows as
+arrays in groups of the same size, each in a transaction or insert that is synced too: the lower half of our work only.
 """
 
 import argparse
