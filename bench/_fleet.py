@@ -101,11 +101,50 @@ class Image:
         )
 
 
-_WORDS = """
-parse route cart price index shard flush merge lease quota token frame cache probe split range chunk batch queue
-timer fetch stock order render decode encode verify commit replay sample select rotate schema cursor buffer
-codec handle stream accept submit balance window
-""".split()
+_WORDS = [
+    "parse",
+    "route",
+    "cart",
+    "price",
+    "index",
+    "shard",
+    "flush",
+    "merge",
+    "lease",
+    "quota",
+    "token",
+    "frame",
+    "cache",
+    "probe",
+    "split",
+    "range",
+    "chunk",
+    "batch",
+    "queue",
+    "timer",
+    "fetch",
+    "stock",
+    "order",
+    "render",
+    "decode",
+    "encode",
+    "verify",
+    "commit",
+    "replay",
+    "sample",
+    "select",
+    "rotate",
+    "schema",
+    "cursor",
+    "buffer",
+    "codec",
+    "handle",
+    "stream",
+    "accept",
+    "submit",
+    "balance",
+    "window",
+]
 
 
 def _word(number: int, step: int) -> str:
