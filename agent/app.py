@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from agent import heap, metrics, privileges
 from agent.batch import Batcher
@@ -46,6 +47,7 @@ FLUSH_S = 10.0
 EVENT_WAIT_S = 0.2
 """How often images that have settled are looked at when nothing happens."""
 NAMES_EVERY_S = 1.0
+CANCEL_AGAIN_S = 1.0
 
 
 @dataclass(slots=True)
@@ -173,9 +175,19 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
             task.result()
     finally:
         parts.stopping.set()
-        for task in (stopped, *tasks):
+        await _cancel({stopped, *tasks})
+        await asyncio.gather(*threads, return_exceptions=True)
+
+
+async def _cancel(tasks: "set[asyncio.Task[Any]]") -> None:
+    # Until they have ended: the client of the bus waits with asyncio.wait_for, which until Python 3.12 forgets a
+    # cancellation that comes together with the answer (github.com/python/cpython/issues/86296).
+    left = tasks
+    while left:
+        for task in left:
             task.cancel()
-        await asyncio.gather(stopped, *threads, *tasks, return_exceptions=True)
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _follow_events(parts: Parts) -> None:

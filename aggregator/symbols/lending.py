@@ -9,10 +9,11 @@ A reply names an object; its key must belong to the build that was asked for, an
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,13 @@ class Lending:
         """Fetches and unpacks one object into `folder`. Raises SymbolFileError."""
         store = await self.open()
         packed, file = folder / "packed", folder / "lent"
-        try:
+        with asking(f"failed to fetch the object `{key}`"):
             async with asyncio.timeout(FETCH_SECONDS):
                 info = await store.get_info(key)
                 if (info.size or 0) > MAX_PACKED or info.is_link():
                     raise SymbolFileError(Fault.TOO_LARGE, f"the object `{key}` has {info.size:,} bytes")
                 with packed.open("wb") as out:
                     await store.get(key, writeinto=out)
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            detail = str(error) or type(error).__name__
-            raise SymbolFileError(Fault.UNREACHABLE, f"failed to fetch the object `{key}`: {detail}") from error
         await asyncio.to_thread(unpack, packed, file, self.max_bytes)
         packed.unlink()
         headers = info.headers or {}
@@ -95,13 +93,10 @@ class Lending:
         headers = {"kind": "elf", "build_id": str(build_id), "node": "", "path": path, "source": "upload"}
         headers["raw_size"] = str(file.stat().st_size)
         try:
-            with packed.open("rb") as data:
+            with asking("failed to share the upload"), packed.open("rb") as data:
                 meta = ObjectMeta(name=key, headers=headers, options=ObjectMetaOptions(max_chunk_size=_CHUNK))
                 async with asyncio.timeout(FETCH_SECONDS):
                     await store.put(key, data, meta=meta)
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            detail = str(error) or type(error).__name__
-            raise SymbolFileError(Fault.UNREACHABLE, f"failed to share the upload: {detail}") from error
         finally:
             packed.unlink(missing_ok=True)
         return key
@@ -109,7 +104,8 @@ class Lending:
     async def keys(self) -> AsyncIterator[str]:
         """Keys of the objects there are, then of each that is added, for as long as one listens."""
         store = await self.open()
-        watcher = await store.watch(ignore_deletes=True, include_history=False)
+        with asking("failed to follow the symbol store"):
+            watcher = await store.watch(ignore_deletes=True, include_history=False)
         try:
             while True:
                 info: Any = await watcher._updates.get()  # its own iterator ends at the first pause
@@ -121,14 +117,13 @@ class Lending:
 
     async def _ask(self, node: str, verb: str, about: dict[str, str], build_id: BuildId | None) -> str:
         """The key of the object that a node's reply names. Raises SymbolFileError."""
-        try:
+        self._check_connected()
+        with asking(f"node `{node}` did not lend"):
             message = await self.client.request(
                 subjects.request(node, verb), json.dumps(about).encode(), timeout=REPLY_SECONDS
             )
+        try:
             reply: Any = json.loads(message.data)
-        except (nats.errors.Error, TimeoutError) as error:
-            detail = str(error) or "no answer"
-            raise SymbolFileError(Fault.UNREACHABLE, f"node `{node}` did not lend: {detail}") from error
         except ValueError as error:
             raise SymbolFileError(Fault.REFUSED, f"node `{node}` sent a reply that is no JSON") from error
         if not isinstance(reply, dict) or reply.get("ok") is not True:
@@ -141,17 +136,39 @@ class Lending:
 
     async def open(self) -> ObjectStore:
         """The object store, made if absent. Raises SymbolFileError."""
+        self._check_connected()
         if self._store is None:
             jetstream = self.client.jetstream()
-            try:
+            with asking("failed to open the symbol store"):
                 try:
                     self._store = await jetstream.object_store(subjects.SYMBOL_STORE)
                 except (nats.js.errors.BucketNotFoundError, nats.js.errors.NotFoundError):
                     self._store = await _create(jetstream)
-            except (nats.errors.Error, TimeoutError) as error:
-                detail = str(error) or type(error).__name__
-                raise SymbolFileError(Fault.UNREACHABLE, f"failed to open the symbol store: {detail}") from error
         return self._store
+
+    def _check_connected(self) -> None:
+        # What is asked of a client that was never connected is lost, and so are the answers to all later questions.
+        if not self.client.is_connected:
+            raise SymbolFileError(Fault.UNREACHABLE, "no connection to NATS")
+
+
+@contextlib.contextmanager
+def asking(failed: str) -> Iterator[None]:
+    """What the bus's client raises, as SymbolFileError."""
+    try:
+        yield
+    except (nats.errors.Error, TimeoutError, OSError) as error:
+        _end_if_cancelled()
+        raise SymbolFileError(Fault.UNREACHABLE, f"{failed}: {str(error) or 'no answer'}") from error
+    _end_if_cancelled()
+
+
+def _end_if_cancelled() -> None:
+    # The client waits with asyncio.wait_for, which until Python 3.12 forgets a cancellation that comes together with
+    # the answer (github.com/python/cpython/issues/86296): a task that is to end would go on for ever.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _create(jetstream: JetStreamContext) -> ObjectStore:

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.js.api import ObjectMeta
 
 from aggregator.symbols.faults import Fault, SymbolFileError
-from aggregator.symbols.lending import Lending, pack, unpack
+from aggregator.symbols.lending import Lending, asking, pack, unpack
 from aggregator.symbols.records import Source
 from aggregator.symbols.service import SymbolConfig, SymbolService
 from fleetflame import subjects
@@ -228,3 +228,20 @@ async def test_what_is_packed_comes_back(tmp_path: Path, data: bytes) -> None:
     pack(source, packed)
     unpack(packed, out, limit=10 << 20)
     assert out.read_bytes() == data
+
+
+@pytest.mark.parametrize("answer", [None, TimeoutError()])
+async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(answer: Exception | None) -> None:
+    """Whichever the answer is: a task that is to end does not go on."""
+    came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def ask() -> None:
+        with asking("failed to ask"):
+            await asyncio.wait_for(came, 10)
+
+    task = asyncio.create_task(ask())
+    await asyncio.sleep(0.01)
+    came.set_exception(answer) if answer else came.set_result(None)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
