@@ -6,6 +6,7 @@ cannot work (another kind of consumer, other subjects) is refused with the diffe
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -16,56 +17,120 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from aggregator.config import redacted
 from fleetflame.errors import FleetflameError
 from fleetflame.subjects import BATCH_CONSUMER, BATCH_STREAM, BATCHES, REJECTED, StreamSpec
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 10
-"""How long the first connection may take. Later ones are tried for ever: the bus may be away for a while."""
+CONNECT_S = 5
+"""How long one attempt to connect may take."""
+AUTHORIZATION = "authorization"
+"""In the server's words and the library's, lower case."""
 ACK_WAIT_S = 60
 """After this long without a sign of life a message is given to another aggregator."""
 MAX_ACK_PENDING = 2000
 """Messages out to all aggregators together: ten groups, and 1 GB at the very most, spread over them."""
 
 
+class _Connection:
+    """What the client's callbacks know: said once per outage, and whether it is of any use to go on."""
+
+    def __init__(self, url: str, body: "asyncio.Task[object]") -> None:
+        self.client = Client()
+        self.tried = asyncio.Event()
+        """The first attempt is over, whatever came of it."""
+        self.failure: FleetflameError | None = None
+        self.closing = False
+        self._url = url
+        self._body = body
+        self._away = False
+        self._was_connected = False
+
+    async def connect(self, name: str) -> None:
+        """Returns once there is a connection; from then on the client keeps it by itself."""
+        await self.client.connect(
+            servers=[part.strip() for part in self._url.split(",")],
+            name=name,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_lost,
+            reconnected_cb=self._on_back,
+            closed_cb=self._on_closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            connect_timeout=CONNECT_S,
+            allow_reconnect=True,
+        )
+        self._was_connected = True
+        if self._away:
+            await self._on_back()
+        self.tried.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        if AUTHORIZATION in str(error).lower():
+            self._fail(f"NATS at `{redacted(self._url)}` refuses this user: {_cause(error)}", "check user and password")
+            if not self._was_connected and self.failure is not None:
+                raise self.failure  # out of `connect`, which would try again and, cancelled then, leave a socket open
+        elif self.client.is_connected:
+            log.warning("trouble with the bus", extra={"error": _cause(error)})
+        else:
+            self._note_away(_cause(error))
+        self.tried.set()
+
+    async def _on_lost(self) -> None:
+        if not self.closing:
+            self._note_away("the server closed the connection, or does not answer")
+
+    async def _on_back(self) -> None:
+        self._away = False
+        log.info("connected to NATS", extra={"nats": redacted(self._url)})
+
+    async def _on_closed(self) -> None:
+        if not self.closing:
+            cause = _cause(self.client.last_error)
+            self._fail(f"NATS at `{redacted(self._url)}` closed the connection: {cause}", "see its log")
+
+    def _note_away(self, cause: str) -> None:
+        level, self._away = logging.DEBUG if self._away else logging.WARNING, True
+        about = {"nats": redacted(self._url), "cause": cause}
+        log.log(level, "no connection to NATS: queries are answered, nothing new is stored", extra=about)
+
+    def _fail(self, message: str, hint: str) -> None:
+        if self.failure is None and not self.closing:
+            self.failure = FleetflameError(message, hint=hint)
+            self._body.cancel()
+
+
 @asynccontextmanager
 async def connected(url: str, *, name: str = "fleetflame-aggregator") -> AsyncIterator[Client]:
-    """A client of the server(s) `url`, comma-separated, that reconnects for ever. Raises FleetflameError at first."""
-    client = Client()
-    seen: list[Exception] = []
+    """A client of the server(s) `url`, comma-separated, that connects for as long as the body runs.
 
-    async def on_error(error: Exception) -> None:
-        seen.append(error)
-        del seen[:-1]
-        log.warning("trouble with the bus", extra={"error": str(error) or type(error).__name__})
-
-    async def on_reconnect() -> None:
-        log.info("connected to the bus again")
-
-    connecting = client.connect(
-        servers=[part.strip() for part in url.split(",")],
-        name=name,
-        error_cb=on_error,
-        reconnected_cb=on_reconnect,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=1,
-        connect_timeout=5,
-        allow_reconnect=True,
-    )
+    The body begins when the first attempt is over, even if it failed: a bus that is away is waited for. A server that
+    refuses the user, or closes the connection for good, ends the body with FleetflameError.
+    """
+    body = asyncio.current_task()
+    assert body is not None, "a coroutine runs in a task"
+    connection = _Connection(url, body)
+    connecting = asyncio.create_task(connection.connect(name), name="connect to NATS")
     try:
-        await asyncio.wait_for(connecting, CONNECT_S)
-    except (TimeoutError, OSError, nats.errors.Error) as error:
-        await client.close()
-        cause = seen[-1] if seen else error
-        raise FleetflameError(
-            f"failed to reach NATS: {str(cause) or 'no answer'}",
-            hint="is the server up and --nats right, credentials included?",
-        ) from error
-    try:
-        yield client
+        await connection.tried.wait()
+        yield connection.client
+    except asyncio.CancelledError:
+        if connection.failure is None:
+            raise
+        body.uncancel()
+        raise connection.failure from None
     finally:
-        await client.close()
+        connection.closing = True
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        await connection.client.close()
+
+
+def _cause(error: Exception | None) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error).removeprefix("nats: ").strip("'").lower() or repr(error)
 
 
 async def ensure_streams(jetstream: JetStreamContext) -> None:
@@ -112,6 +177,9 @@ def subscriber(client: Client) -> Callable[[], Awaitable[JetStreamContext.PullSu
     jetstream = client.jetstream()
 
     async def subscribe() -> JetStreamContext.PullSubscription:
+        # What is asked of a client that was never connected is lost, and so are the answers to all later questions.
+        if not client.is_connected:
+            raise FleetflameError("no connection to NATS")
         await ensure_streams(jetstream)
         return await batches(jetstream)
 

@@ -1,5 +1,9 @@
 """What the aggregator sets up on the bus, and what it says when it cannot."""
 
+import asyncio
+import logging
+from collections.abc import Callable
+
 import pytest
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
@@ -9,6 +13,8 @@ from fleetflame.subjects import BATCH_CONSUMER, BATCH_STREAM, BATCHES, DEAD_STRE
 from tests.support.nats import NatsServer
 
 pytestmark = pytest.mark.nats
+
+PATIENCE_S = 20
 
 
 async def test_streams_and_consumer_are_made_once(nats_server: NatsServer) -> None:
@@ -48,10 +54,44 @@ async def test_what_cannot_work_is_refused(nats_server: NatsServer) -> None:
             await bus.batches(jetstream)
 
 
-async def test_a_bus_that_is_not_there_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the first connection; later ones are tried for ever."""
-    monkeypatch.setattr(bus, "CONNECT_S", 0.5)
-    with pytest.raises(FleetflameError, match="failed to reach NATS") as raised:
-        async with bus.connected("nats://127.0.0.1:9"):
-            pass
-    assert "--nats" in raised.value.hint
+async def test_a_bus_that_is_not_there_is_waited_for(
+    nats_servers: Callable[[str], NatsServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said once, however often it is tried; what was not possible before is possible then."""
+    server = nats_servers("")
+    async with bus.connected(server.url) as client, asyncio.timeout(PATIENCE_S):
+        assert not client.is_connected
+        with pytest.raises(FleetflameError, match="no connection"):
+            await bus.subscriber(client)()
+        await asyncio.sleep(2.5)
+        server.start()
+        while not client.is_connected:
+            await asyncio.sleep(0.05)
+        await bus.subscriber(client)()
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(said) == 1
+        assert "no connection to NATS" in said[0]
+
+
+@pytest.mark.parametrize("credentials", ["", "ff:wrong@"])
+async def test_a_bus_that_refuses_the_user_ends_what_runs_on_it(
+    nats_servers: Callable[[str], NatsServer], credentials: str
+) -> None:
+    """Waiting would not help; the password is not in the message."""
+    server = nats_servers('authorization { user: "ff", password: "right" }')
+    server.start()
+    with pytest.raises(FleetflameError, match="refuses this user") as raised:
+        async with bus.connected(server.url.replace("://", f"://{credentials}")), asyncio.timeout(PATIENCE_S):
+            await asyncio.Event().wait()
+    assert "password" in raised.value.hint
+    assert "wrong" not in raised.value.message
+
+
+async def test_what_breaks_in_the_body_comes_out_as_it_is(nats_server: NatsServer) -> None:
+    """Cancellation from elsewhere, too."""
+    with pytest.raises(ValueError, match="mine"):
+        async with bus.connected(nats_server.url):
+            raise ValueError("mine")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), bus.connected(nats_server.url):
+            await asyncio.Event().wait()
