@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 30
+SECONDS = 15
 ROUNDS = 3
 TICKS = os.sysconf("SC_CLK_TCK")
 
