@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import option, time_options, with_client
-from cli.query import BINARY, choose_format, note_if_empty, view_params
+from cli.query import BINARY, choose_format, samples_of, view_params, why_nothing_matches
 from fleetflame.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def command(*, client: "Client", before: str, after: str, output: str, format_na
     params = [*_sides(before, after, values), *view_params(values), ("format", chosen)]
     answer = awaited(client.stream("/api/v1/diff", params), doing="asking the aggregator")
     write_chunks(answer, output, binary=chosen in BINARY)
-    note_if_empty(client, after or before)
+    _note_empty_sides(client, before, after or before, values)
 
 
 def _sides(before: str, after: str, values: dict[str, Any]) -> "Params":
@@ -74,3 +74,17 @@ def _sides(before: str, after: str, values: dict[str, Any]) -> "Params":
         )
     sides = [("baseline", before), ("query", after or before), *times]
     return [*sides, ("baseline_build", builds[0]), ("build", builds[1])] if builds else sides
+
+
+def _note_empty_sides(client: "Client", before: str, after: str, values: dict[str, Any]) -> None:
+    """Says on standard error which side has no samples: all of the other one then looks new, or gone."""
+    from cli.output import note
+
+    samples = samples_of(client)
+    builds = values["builds"] or ("", "")
+    for side, selector, build in (("before", before, builds[0]), ("after", after, builds[1])):
+        if samples.get(side) == 0:
+            of_build = f" of build `{build}`" if build else ""
+            note(
+                f"no samples on the side {side}: `{selector}`{of_build} ({why_nothing_matches(client, selector, values)})"
+            )

@@ -1,5 +1,6 @@
 """`fleetflame query`: a profile of some of the fleet, for some time, in some format."""
 
+import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ SUFFIXES = {
     ".pprof": "pprof", ".pb": "pprof", ".gz": "pprof", ".speedscope": "speedscope", ".json": "json",
 }  # fmt: skip
 BINARY = frozenset({"pprof"})
+
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_MATCHED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*(?:!=|!~|=)")
 
 
 def choose_format(wanted: str | None, output: str) -> str:
@@ -65,7 +70,7 @@ def command(client: "Client", selector: str, output: str, format_name: str | Non
     params = [("query", selector), *view_params(values), ("format", chosen)]
     answer = awaited(client.stream("/api/v1/profile", params), doing="asking the aggregator")
     write_chunks(answer, output, binary=chosen in BINARY)
-    note_if_empty(client, selector)
+    note_if_empty(client, selector, values)
 
 
 def view_params(values: dict[str, Any]) -> "Params":
@@ -78,9 +83,27 @@ def view_params(values: dict[str, Any]) -> "Params":
     ]
 
 
-def note_if_empty(client: "Client", selector: str) -> None:
+def samples_of(client: "Client") -> dict[str, int]:
+    """The counts in the header of the last answer: `total`, and `before` and `after` of a difference."""
+    pairs = (part.strip().partition("=") for part in client.headers.get("fleetflame-samples", "").split(","))
+    return {name: int(count) for name, _, count in pairs if count.isdigit()}
+
+
+def note_if_empty(client: "Client", selector: str, values: dict[str, Any]) -> None:
     """Says on standard error that nothing matched, which an empty file does not."""
     from cli.output import note
 
-    if client.headers.get("fleetflame-samples", "").startswith("total=0,"):
-        note(f"no samples match `{selector}` in this time range (`fleetflame labels` shows what there is)")
+    if samples_of(client).get("total") == 0:
+        why = why_nothing_matches(client, selector, values)
+        note(f"no samples match `{selector}` in this time range ({why})")
+
+
+def why_nothing_matches(client: "Client", selector: str, values: dict[str, Any]) -> str:
+    """The likeliest reason that a well-formed selector finds nothing, or where to look for it."""
+    if _BARE.fullmatch(selector) and selector != "cpu":
+        return f'a bare word is a profile type; the service of that name is `service="{selector}"`'
+    known = client.get_json("/api/v1/labels", [("from", values["start"]), ("until", values["end"])])["labels"]
+    wanted = _MATCHED.findall(_QUOTED.sub('""', selector))
+    if known and (unknown := [name for name in wanted if name not in known]):
+        return f"no label `{unknown[0]}`; there are {', '.join(f'`{name}`' for name in known)}"
+    return "`fleetflame labels` shows what there is"

@@ -49,4 +49,4 @@ def command(*, client: "Client", selector: str, limit: int, sort: str, as_json: 
         Column("function"),
     ]
     print_table(columns, rows, empty="no samples")
-    note_if_empty(client, selector)
+    note_if_empty(client, selector, values)

@@ -43,18 +43,19 @@ async def diff(asked: Asked) -> Response:
     form = DIFF_FORMS[Format(asked.text("format"))]
     limits, labels = asked.context.queries.limits, _labels(before, after)
 
-    def render(old: Profile, new: Profile) -> tuple[bytes, Completeness]:
+    def render(old: Profile, new: Profile) -> tuple[bytes, str]:
         difference = compare(fold(old), fold(new), labels=labels)
         both = Completeness(
             whole=old.completeness.whole + new.completeness.whole,
             truncated=old.completeness.truncated + new.completeness.truncated,
             unsymbolized=old.completeness.unsymbolized + new.completeness.unsymbolized,
         )
-        return bounded(form.render(difference), limits), both
+        sides = f"before={old.completeness.total}, after={new.completeness.total}"
+        return bounded(form.render(difference), limits), f"{samples_header(both)}, {sides}"
 
     asking = asked.context.queries.ask((before, after), render)
-    body, completeness = await while_connected(asked.request, asking)
-    headers = {"fleetflame-samples": samples_header(completeness)}
+    body, samples = await while_connected(asked.request, asking)
+    headers = {"fleetflame-samples": samples}
     if form.picture:
         headers["content-security-policy"] = PICTURE_POLICY
     name = f"{after.selector.type}-diff{form.suffix}" if asked.flag("download") else ""

@@ -104,6 +104,30 @@ def test_nothing_found_is_said_beside_the_data(server: str, capsys: pytest.Captu
     assert 'no samples match `service="none"`' in shown.err
 
 
+@pytest.mark.parametrize(
+    ("selector", "reason"),
+    [
+        ('servce="search"', "no label `servce`; there are `comm`, `node`, `service`"),
+        ('service="a=\\"b"', "`fleetflame labels` shows"),
+        ("checkout", 'is `service="checkout"`'),
+    ],
+)
+def test_why_nothing_was_found_is_guessed(
+    server: str, capsys: pytest.CaptureFixture[str], selector: str, reason: str
+) -> None:
+    """A label that nobody has, a service's name where a profile type stands."""
+    assert run(["query", selector, *HOUR, "--server", server]) == 0
+    assert reason in capsys.readouterr().err
+
+
+def test_a_difference_says_which_side_is_empty(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else everything looks new, or gone."""
+    assert run(["diff", 'service="none"', 'service="search"', *HOUR, "--server", server]) == 0
+    assert 'no samples on the side before: `service="none"`' in capsys.readouterr().err
+    assert run(["diff", 'service="search"', "--build", "abcd", "--build", "dead", *HOUR, "--server", server]) == 0
+    assert 'on the side after: `service="search"` of build `dead`' in capsys.readouterr().err
+
+
 def test_a_malformed_question_is_wrong_usage(ask: Ask) -> None:
     """With the caret below the place."""
     said = ask("query", "cpu{service=search}", code=2).splitlines()

@@ -249,8 +249,10 @@ async def test_a_difference_holds_the_samples_of_both_sides(service: Service) ->
     params = {**RANGE, **DIFFERENT[0], "format": "folded"}
     answer = await service.client.get("/api/v1/diff", params=params)
     rows = [line.rsplit(" ", 2)[1:] for line in answer.text.splitlines()]
-    assert sum(int(before) + int(after) for before, after in rows) == SAMPLES
+    before, after = (sum(int(row[side]) for row in rows) for side in (0, 1))
+    assert before + after == SAMPLES
     assert answer.headers["fleetflame-samples"].startswith(f"total={SAMPLES},")
+    assert answer.headers["fleetflame-samples"].endswith(f", before={before}, after={after}")
 
 
 @pytest.mark.parametrize(
