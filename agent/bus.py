@@ -24,7 +24,7 @@ from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from agent import metrics
 from fleetflame import subjects
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 from fleetflame.subjects import StreamSpec
 
 log = logging.getLogger(__name__)
@@ -174,9 +174,7 @@ class Bus:
         if self._refusals >= len(self.config.servers):
             self._all_refused.set()
         level = logging.WARNING if self._refusals == 1 else logging.DEBUG
-        log.log(
-            level, "no connection to NATS", extra={"servers": self.config.shown, "cause": str(error) or repr(error)}
-        )
+        log.log(level, "no connection to NATS", extra={"servers": self.config.shown, "cause": _cause(error)})
 
     def _on_refused(self, violation: str) -> None:
         # The library hands us the server's words in lower case.
@@ -241,8 +239,9 @@ class Bus:
 
 
 def _cause(error: Exception | None) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
+    if isinstance(error, OSError):
+        # asyncio has words of its own instead of the system's; a resolver's errors are negative numbers.
+        return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else cause_of(error)
     return str(error).removeprefix("nats: ").strip("'").lower() or repr(error)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from fleetflame.errors import UsageError
+from fleetflame.errors import UsageError, cause_of
 
 MAX_BYTES = 1 << 20
 """A configuration is written by people; a larger file is another file."""
@@ -102,7 +102,7 @@ def read_document(path: Path) -> Value | None:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        cause = (error.strerror or str(error)).lower()
+        cause = cause_of(error)
         raise UsageError(f"failed to open `{path}`: {cause}", hint="check --config") from error
     if len(data) > MAX_BYTES:
         raise UsageError(f"`{path}` is larger than {MAX_BYTES} bytes", hint="is it the configuration file?")

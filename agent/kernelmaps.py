@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import syscalls
-from fleetflame.errors import PrivilegeError
+from fleetflame.errors import PrivilegeError, cause_of
 
 _ONLINE = Path("/sys/devices/system/cpu/online")
 
@@ -125,7 +125,7 @@ def online_cpus() -> list[int]:
     try:
         return parse_cpu_list(_ONLINE.read_text())
     except OSError as error:
-        cause = (error.strerror or str(error)).lower()
+        cause = cause_of(error)
         raise PrivilegeError(f"failed to read `{_ONLINE}`: {cause}", hint="mount /sys") from error
 
 

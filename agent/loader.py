@@ -20,7 +20,7 @@ from pathlib import Path
 
 from agent import btf, privileges
 from bpf import layout
-from fleetflame.errors import FleetflameError, PrivilegeError
+from fleetflame.errors import FleetflameError, PrivilegeError, cause_of
 
 BTF_PATH = Path("/sys/kernel/btf/vmlinux")
 EVENT_PAGES = 64
@@ -149,7 +149,7 @@ def _task_offsets() -> dict[str, int]:
     try:
         offsets = btf.member_offsets(BTF_PATH.read_bytes(), "task_struct", ("pid", "tgid", "mm"))
     except OSError as error:
-        raise SystemExit(f"no BTF: failed to open `{BTF_PATH}`: {(error.strerror or str(error)).lower()}") from None
+        raise SystemExit(f"no BTF: failed to open `{BTF_PATH}`: {cause_of(error)}") from None
     except ValueError as error:
         raise SystemExit(f"no BTF: {error}") from None
     return {f"TASK_{member.upper()}": offset for member, offset in offsets.items()}

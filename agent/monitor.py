@@ -8,7 +8,7 @@ from typing import Self
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from agent.metrics import REGISTRY
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 
 _TIMEOUT_S = 5
 _TEXT = "text/plain; charset=utf-8"
@@ -23,7 +23,7 @@ class Monitor:
             self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), _handler(trouble))
         except OSError as error:
             raise FleetflameError(
-                f"failed to listen on `{listen}`: {(error.strerror or str(error)).lower()}",
+                f"failed to listen on `{listen}`: {cause_of(error)}",
                 hint="choose another address with --metrics-listen",
             ) from error
         self._server.daemon_threads = True

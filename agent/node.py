@@ -34,6 +34,7 @@ from agent.kernel import Kernel
 from agent.lend import LendRefusal, Lent, lend_elf, lend_kallsyms
 from fleetflame import subjects
 from fleetflame.buildid import BuildId
+from fleetflame.errors import cause_of
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class NodeService:
                 log.warning("failed to upload symbols", extra={"verb": verb, "cause": str(error) or "no answer"})
             except OSError as error:
                 reply = _refused(NO_ROOM)
-                log.warning("failed to copy symbols", extra={"verb": verb, "cause": error.strerror})
+                log.warning("failed to copy symbols", extra={"verb": verb, "cause": cause_of(error)})
             metrics.REQUESTS.labels(verb, str(reply.get("reason", "ok"))).inc()
             with contextlib.suppress(NatsError):
                 await message.respond(json.dumps(reply).encode())

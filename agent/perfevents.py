@@ -11,7 +11,7 @@ import struct
 
 from agent import privileges, syscalls
 from agent.kernelmaps import online_cpus
-from fleetflame.errors import FleetflameError, PrivilegeError
+from fleetflame.errors import FleetflameError, PrivilegeError, cause_of
 
 _SOFTWARE = 1
 _CPU_CLOCK = 0
@@ -74,7 +74,7 @@ class CpuClocks:
 
 
 def _explained(error: OSError, cpu: int) -> FleetflameError:
-    message = f"failed to open a perf event on CPU {cpu}: {(error.strerror or str(error)).lower()}"
+    message = f"failed to open a perf event on CPU {cpu}: {cause_of(error)}"
     if error.errno in (errno.EACCES, errno.EPERM):
         cause, hint = privileges.explain_refusal(privileges.read_effective())
         return PrivilegeError(f"{message}, {cause}", hint=hint)

@@ -30,7 +30,7 @@ from aggregator.query import QueryService
 from aggregator.storage import Store
 from aggregator.storage.types import StorageOptions, StoreError
 from aggregator.symbols.service import SymbolConfig, SymbolService
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 from fleetflame.model import Mapping
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _listening(address: Address) -> Iterator[socket.socket]:
         listener = socket.create_server((address.host, address.port), family=family, backlog=MAX_CONNECTIONS)
     except OSError as error:
         raise FleetflameError(
-            f"failed to listen on `{address}`: {(error.strerror or str(error)).lower()}",
+            f"failed to listen on `{address}`: {cause_of(error)}",
             hint="choose another address with --http",
         ) from None
     with listener:

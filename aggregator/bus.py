@@ -18,7 +18,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolic
 from nats.js.errors import APIError, NotFoundError
 
 from aggregator.config import redacted
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 from fleetflame.subjects import BATCH_CONSUMER, BATCH_STREAM, BATCHES, REJECTED, StreamSpec
 
 log = logging.getLogger(__name__)
@@ -128,8 +128,9 @@ async def connected(url: str, *, name: str = "fleetflame-aggregator") -> AsyncIt
 
 
 def _cause(error: Exception | None) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
+    if isinstance(error, OSError):
+        # asyncio has words of its own instead of the system's; a resolver's errors are negative numbers.
+        return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else cause_of(error)
     return str(error).removeprefix("nats: ").strip("'").lower() or repr(error)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from fleetflame.errors import FleetflameError, UsageError
+from fleetflame.errors import FleetflameError, UsageError, cause_of
 
 SHORT_BUILD_ID = 16
 """Digits of a build ID that tables on a terminal show: enough to tell builds apart and for `diff --build`."""
@@ -131,7 +131,7 @@ def _write_file(chunks: Iterable[bytes], path: Path) -> int:
         if not in_place:
             part.replace(path)
     except OSError as error:
-        raise FleetflameError(f"failed to write `{path}`: {(error.strerror or str(error)).lower()}") from None
+        raise FleetflameError(f"failed to write `{path}`: {cause_of(error)}") from None
     finally:
         if not in_place:
             part.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
@@ -114,7 +114,7 @@ class Supervisor:
                 preexec_fn=die_with_parent,  # noqa: PLW1509  # one thread
             )
         except OSError as error:
-            raise FleetflameError(f"failed to start {command.name}: {(error.strerror or str(error)).lower()}") from None
+            raise FleetflameError(f"failed to start {command.name}: {cause_of(error)}") from None
         child = Child(command, process, os.pidfd_open(process.pid))
         assert process.stdout is not None, "stdout=PIPE"
         os.set_blocking(process.stdout.fileno(), False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import json_option, option, with_client
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 
 if TYPE_CHECKING:
     from cli.client import Client
@@ -60,18 +60,22 @@ def upload(*, client: "Client", paths: tuple[Path, ...], **values: Any) -> int:
       fleetflame symbols upload ./build/checkout
       fleetflame symbols upload /usr/lib/debug/.build-id/3f/*.debug
     """
-    failures = 0
+    code = 0
     for path in paths:
         try:
             answer = _upload(client, path, values)
         except FleetflameError as error:
-            if len(paths) == 1:
-                raise
-            failures += 1
-            click.echo(f"fleetflame: `{path}`: {error.message}", err=True)
+            code = max(code, error.exit_code)
+            click.echo(f"fleetflame: {_about(path, error)}", err=True)
             continue
         click.echo(f"{answer['build_id']}\t{answer['verdict']}\t{answer['quality']}\t{path}")
-    return 1 if failures else 0
+    return code
+
+
+def _about(path: Path, error: FleetflameError) -> str:
+    """The message, with the file's name before it unless it is there, and the hint after it."""
+    named = error.message if f"`{path}`" in error.message else f"`{path}`: {error.message}"
+    return f"{named} ({error.hint})" if error.hint else named
 
 
 def _upload(client: "Client", path: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -82,10 +86,12 @@ def _upload(client: "Client", path: Path, values: dict[str, Any]) -> dict[str, A
     try:
         with path.open("rb") as source:
             size = path.stat().st_size
+            if not size:
+                raise FleetflameError(f"`{path}` is empty")
             with tracked(source, size, doing=f"uploading {path.name}") as chunks:
                 answer: dict[str, Any] = client.send("/api/v1/symbols", params, chunks, size=size)
     except OSError as error:
-        raise FleetflameError(f"failed to read `{path}`: {(error.strerror or str(error)).lower()}") from None
+        raise FleetflameError(f"failed to read `{path}`: {cause_of(error)}") from None
     return answer
 
 

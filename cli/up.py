@@ -15,7 +15,7 @@ import click
 from aggregator.config import Address, AggregatorConfig, default_data_folder, default_of
 from cli.options import log_options, option
 from cli.params import ADDRESS
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 
 if TYPE_CHECKING:
     from cli.supervise import Command, Supervisor
@@ -204,7 +204,7 @@ def _lock(data: Path) -> int:
         lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise FleetflameError(
-            f"failed to use the data folder `{data}`: {(error.strerror or str(error)).lower()}",
+            f"failed to use the data folder `{data}`: {cause_of(error)}",
             hint="run as root, or choose another with --data",
         ) from None
     try:
@@ -229,7 +229,7 @@ def _check_port(http: Address) -> None:
             probe.bind((http.host, http.port))
         except OSError as error:
             raise FleetflameError(
-                f"failed to listen on `{http}`: {(error.strerror or str(error)).lower()}",
+                f"failed to listen on `{http}`: {cause_of(error)}",
                 hint="another fleetflame may run there; choose another address with --http",
             ) from None
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aggregator.api.answers import ApiError, error_answer, file_answer
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 
 INDEX = "index.html"
 CONTENT_TYPES = {
@@ -38,7 +38,7 @@ def read_assets() -> dict[str, Asset]:
         return {name: _asset(folder.joinpath(name).read_bytes(), kind) for name, kind in CONTENT_TYPES.items()}
     except OSError as error:
         raise FleetflameError(
-            f"failed to read the page's files: {error.strerror}: `{error.filename}`", hint="install fleetflame again"
+            f"failed to read the page's files: {cause_of(error)}: `{error.filename}`", hint="install fleetflame again"
         ) from None
 
 

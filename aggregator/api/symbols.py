@@ -15,7 +15,7 @@ from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.records import Record
 from aggregator.symbols.service import Missing
 from fleetflame.buildid import BuildId
-from fleetflame.errors import UsageError
+from fleetflame.errors import UsageError, cause_of
 
 MISSING = Param(name="missing", help="Whether to list builds without symbols instead.", default="false")
 NAME = Param(name="name", help="What to call the file in messages.", default="upload")
@@ -84,7 +84,7 @@ async def receive_file(asked: Asked, target: Path, *, limit: int) -> int:
     except ClientDisconnect:
         raise ApiError(400, "incomplete", "the body ended early") from None
     except OSError as error:
-        raise ApiError(507, "disk_full", f"failed to keep the body: {(error.strerror or str(error)).lower()}") from None
+        raise ApiError(507, "disk_full", f"failed to keep the body: {cause_of(error)}") from None
     if not size:
         raise ApiError(400, "empty", "the request has no body", hint="send the file as the body of the request")
     return size

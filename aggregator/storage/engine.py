@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from aggregator import metrics
 from aggregator.storage.native import Column, Columns, decode_blocks, encode_block
 from aggregator.storage.types import Fault, StorageOptions, StoreError
-from fleetflame.errors import FleetflameError, UsageError
+from fleetflame.errors import FleetflameError, UsageError, cause_of
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ def _translated(doing: str) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         metrics.STORE_ERRORS.labels((Fault.FULL if full else Fault.UNAVAILABLE).value).inc()
-        message = f"{doing}: {(error.strerror or str(error)).lower()}"
+        message = f"{doing}: {cause_of(error)}"
         raise StoreError(
             Fault.FULL if full else Fault.UNAVAILABLE, message, hint=_FREE_SPACE if full else ""
         ) from error
@@ -267,7 +267,7 @@ def _lock_folder(folder: Path) -> IO[str]:
     except OSError as error:
         raise StoreError(
             Fault.UNAVAILABLE,
-            f"failed to open the data folder `{folder}`: {error.strerror}",
+            f"failed to open the data folder `{folder}`: {cause_of(error)}",
             hint="name another folder",
         ) from error
     try:

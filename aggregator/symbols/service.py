@@ -28,7 +28,7 @@ from aggregator.symbols.sandbox import WorkerLimits
 from aggregator.symbols.store import SymbolStore
 from aggregator.symbols.table import Rank, Symbolized, SymbolTable, look_up, nothing
 from fleetflame.buildid import BuildId
-from fleetflame.errors import FleetflameError, UsageError
+from fleetflame.errors import FleetflameError, UsageError, cause_of
 from fleetflame.model import Mapping, MappingKind, Segment
 
 log = logging.getLogger(__name__)
@@ -306,6 +306,7 @@ class SymbolService:
 
     async def _follow(self, lending: Lending) -> None:
         """Learns of objects in the store, for as long as the bus is there."""
+        told = ""
         while True:
             try:
                 async for key in lending.keys():
@@ -314,7 +315,9 @@ class SymbolService:
                     if attempt is not None:
                         self.fetcher.want(attempt.mapping, "")
             except SymbolFileError as error:
-                log.warning("not following the symbol store", extra={"error": error.message})
+                level = logging.DEBUG if error.message == told else logging.WARNING
+                log.log(level, "not following the symbol store", extra={"error": error.message})
+                told = error.message
             await asyncio.sleep(10.0)
 
     async def _renew(self) -> None:
@@ -359,4 +362,4 @@ def _copy(source: Path, target: Path, limit: int) -> None:
     try:
         local.copy_regular(source, target, limit=limit)
     except OSError as error:
-        raise FleetflameError(f"failed to copy `{source}`: {error.strerror}") from error
+        raise FleetflameError(f"failed to copy `{source}`: {cause_of(error)}") from error

@@ -30,7 +30,7 @@ from aggregator.symbols.records import Kept, Record, Refusal, Verdict, from_json
 from aggregator.symbols.table import SymbolTable
 from aggregator.symbols.tablefile import PARSER_VERSION, read_table
 from fleetflame.buildid import BuildId
-from fleetflame.errors import FleetflameError
+from fleetflame.errors import FleetflameError, cause_of
 from fleetflame.model import Segment
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class SymbolStore:
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FleetflameError(
-                f"failed to use the symbols folder `{folder}`: {error.strerror}", hint="choose another with --symbols"
+                f"failed to use the symbols folder `{folder}`: {cause_of(error)}", hint="choose another with --symbols"
             ) from error
         self._load()
 
@@ -139,7 +139,7 @@ class SymbolStore:
                     self._write(replace(record, segments=offer.segments))
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise SymbolFileError(Fault.DISK, f"no room in `{self._folder}`: {error.strerror}") from error
+                    raise SymbolFileError(Fault.DISK, f"no room in `{self._folder}`: {cause_of(error)}") from error
                 raise
             self._keep_budget(offer.build_id)
             return verdict

@@ -53,3 +53,10 @@ class DecodeError(ValueError):
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def cause_of(error: OSError) -> str:
+    """Why the system refused, as messages say it: lower case, and nothing but the cause."""
+    # Libraries append what was attempted, in brackets: the message says that already.
+    text = (error.strerror or str(error)).partition(" (")[0]
+    return text.lower() or type(error).__name__
