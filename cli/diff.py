@@ -85,6 +85,5 @@ def _note_empty_sides(client: "Client", before: str, after: str, values: dict[st
     for side, selector, build in (("before", before, builds[0]), ("after", after, builds[1])):
         if samples.get(side) == 0:
             of_build = f" of build `{build}`" if build else ""
-            note(
-                f"no samples on the side {side}: `{selector}`{of_build} ({why_nothing_matches(client, selector, values)})"
-            )
+            why = why_nothing_matches(client, selector, values)
+            note(f"no samples on the side {side}: `{selector}`{of_build} ({why})")
