@@ -143,9 +143,9 @@ async def test_nothing_is_rendered_for_those_who_left(serve: Serve) -> None:
     task = asyncio.create_task(service.ask((question(),), rendered.append))
     await asyncio.to_thread(gate.reached.wait, 30)
     task.cancel()
-    gate.open.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    gate.open.set()
     await until(lambda: not service.in_hand)
     assert rendered == []
 

@@ -197,4 +197,5 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
 
 def _members(session: str) -> list[str]:
     listing = subprocess.run(["ps", "-o", "pid=,args=", "-s", session], capture_output=True, text=True).stdout
-    return [line for line in listing.splitlines() if line.strip()]
+    # A process that has ended stays listed until init has taken note.
+    return [line for line in listing.splitlines() if line.strip() and "<defunct>" not in line]
