@@ -14,8 +14,10 @@ from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.records import Kept, Source, Verdict
 from aggregator.symbols.runner import Inspected, Parsed, Worker, inspect, parse
 from aggregator.symbols.sandbox import WorkerLimits
+from aggregator.symbols.slots import with_slots_of, without_slots
 from aggregator.symbols.store import Offer, SymbolStore
-from aggregator.symbols.tablefile import PARSER_VERSION, digest_of
+from aggregator.symbols.table import SymbolTable
+from aggregator.symbols.tablefile import PARSER_VERSION, digest_of, write_table
 from fleetflame.buildid import BuildId
 from fleetflame.model import Mapping, MappingKind, Segment
 
@@ -111,13 +113,14 @@ class Intake:
         made: tuple[str, Path, tuple[Segment, ...]],
     ) -> Verdict:
         sha256, table, segments = made
+        completed = await asyncio.to_thread(self._complete, build_id, parsed.table, table)
         kept = Kept(
-            rank=parsed.table.rank,
+            rank=completed.rank,
             content=sha256,
-            digest=await asyncio.to_thread(digest_of, parsed.table),
+            digest=await asyncio.to_thread(lambda: digest_of(without_slots(completed))),
             source=claim.source,
             where=claim.where,
-            functions=parsed.table.functions,
+            functions=completed.functions,
             table_bytes=table.stat().st_size,
             content_bytes=0,
             added=self.clock(),
@@ -133,3 +136,17 @@ class Intake:
         level = logging.WARNING if verdict is Verdict.CONFLICT else logging.INFO
         log.log(level, "symbols %s", verdict, extra=about | {"rank": kept.rank.name.lower(), "note": parsed.note})
         return verdict
+
+    def _complete(self, build_id: BuildId, table: SymbolTable, file: Path) -> SymbolTable:
+        """The table, and `file` with it, after it took over names of linkage slots from the one in use. Blocking."""
+        known = self.store.table(build_id)
+        completed = table if known is None else with_slots_of(table, known)
+        if completed is not table:
+            new = file.with_name(f"{file.name}.completed")
+            try:
+                with new.open("w+b") as target:
+                    write_table(target, completed)
+                new.replace(file)
+            except OSError as error:
+                raise SymbolFileError(Fault.DISK, f"failed to write a symbol table: {error.strerror}") from error
+        return completed

@@ -159,6 +159,26 @@ async def test_late_debug_information_names_what_was_sampled_before(tmp_path: Pa
         assert made.missing() == ()
 
 
+async def test_a_debug_file_and_its_program_are_one_opinion(tmp_path: Path) -> None:
+    """The debug file cannot name linkage slots: names that the binary had for them stay."""
+    program = build(tmp_path, C_SOURCE, "-g", "-O2")
+    debug, stripped = tmp_path / "prog.debug", tmp_path / "stripped"
+    run("objcopy", "--only-keep-debug", str(program), str(debug))
+    run("strip", "-o", str(stripped), str(program))
+    mapping = mapping_of(program, path=str(stripped))
+    segment = mapping.segments[0]
+    offsets = range(segment.offset, segment.offset + segment.size, 16)
+    async with service(tmp_path, local_files=True) as made:
+        await wanted(made, mapping)
+        slots = [
+            at for at, found in zip(offsets, names(made, mapping, *offsets), strict=True) if found == ["printf@plt"]
+        ]
+        assert len(slots) == 1
+        assert (await made.upload(debug, name="prog.debug")).verdict is Verdict.BETTER
+        assert names(made, mapping, *slots) == [["printf@plt"]]
+        assert (await made.upload(program, name="prog")).verdict is Verdict.SAME
+
+
 async def test_a_wrong_file_is_refused_with_both_ids(tmp_path: Path) -> None:
     """Against the build that is said, and against those that were sampled; nothing is kept of it."""
     other = b"\x09" * 20
