@@ -46,6 +46,8 @@ def run(config: AggregatorConfig) -> int:
     """Runs one aggregator until SIGTERM or SIGINT; returns 0 then. Raises FleetflameError."""
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody reads
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what starts and stops is said here
+    for library in ("urllib3", "clickhouse_connect"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # what they retry and fail at is said once, by the store
     with _listening(config.http) as listener:
         asyncio.run(_run(config, listener))
     return 0

@@ -226,14 +226,14 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         yield
     except ClickHouseError as error:
-        raised = _as_ours(error, doing)
+        raised = _as_ours(error, f"the store failed to {_WORDS.get(doing, doing)}")
         if isinstance(raised, StoreError):
             metrics.STORE_ERRORS.labels(raised.fault.value).inc()
         raise raised from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         metrics.STORE_ERRORS.labels((Fault.FULL if full else Fault.UNAVAILABLE).value).inc()
-        message = f"{doing}: {cause_of(error)}"
+        message = f"the store failed to {_WORDS.get(doing, doing)}: {cause_of(error)}"
         raise StoreError(
             Fault.FULL if full else Fault.UNAVAILABLE, message, hint=_FREE_SPACE if full else ""
         ) from error
@@ -241,22 +241,36 @@ def _translated(doing: str) -> Iterator[None]:
         metrics.STATEMENT_SECONDS.labels(doing).observe(time.monotonic() - started)
 
 
-def _as_ours(error: ClickHouseError, doing: str) -> FleetflameError:
+_WORDS = {"command": "run a command"}
+
+
+def _as_ours(error: ClickHouseError, failed: str) -> FleetflameError:
     code = getattr(error, "code", None)
     text = " ".join(str(error).split())[:400]
     if code == _BAD_REGEX:
         return UsageError(f"not a regular expression: {text[:200]}", hint="expressions are RE2's")
     if code in _FULL and ("space" in text.lower() or code == 243):
-        return StoreError(Fault.FULL, f"{doing}: no space left: {text}", hint=_FREE_SPACE)
+        return StoreError(Fault.FULL, f"{failed}: no space left: {text}", hint=_FREE_SPACE)
     if code in _MEMORY:
         hint = "ask for a shorter range or fewer series, or raise --memory"
-        return StoreError(Fault.MEMORY, f"{doing}: not enough memory: {text}", hint=hint)
+        return StoreError(Fault.MEMORY, f"{failed}: not enough memory: {text}", hint=hint)
     if code in _TIMEOUT:
-        return StoreError(Fault.TIMEOUT, f"{doing}: took too long: {text}", hint="ask for a shorter range")
+        return StoreError(Fault.TIMEOUT, f"{failed}: took too long: {text}", hint="ask for a shorter range")
     if code is None:
-        hint = "is the ClickHouse server up, or another engine open in this process?"
-        return StoreError(Fault.UNAVAILABLE, f"{doing}: no answer: {text}", hint=hint)
-    return StoreError(Fault.REFUSED, f"{doing}: {text}")
+        cause = _system_cause(error) or text
+        hint = "is the ClickHouse server up and --storage right, or another engine open in this process?"
+        return StoreError(Fault.UNAVAILABLE, f"{failed}: no answer from ClickHouse: {cause}", hint=hint)
+    return StoreError(Fault.REFUSED, f"{failed}: {text}")
+
+
+def _system_cause(error: BaseException | None) -> str:
+    """What the system said, under three libraries' words about it; "" if it said nothing."""
+    while error is not None:
+        # Their own errors are OSErrors too, without a number.
+        if isinstance(error, OSError) and error.errno:
+            return cause_of(error)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _lock_folder(folder: Path) -> IO[str]:

@@ -148,3 +148,14 @@ def test_a_second_one_on_the_same_folder_or_address_is_refused(nats_server: Nats
             assert second.returncode == 1
             assert f"failed to listen on `{address}`: address already in use" in said
         wait_until_ready(first, address)
+
+
+def test_a_clickhouse_server_that_is_not_there_is_one_line(nats_server: NatsServer) -> None:
+    """What the system said, and a remedy; no password."""
+    command = [sys.executable, "-m", "cli.main", "aggregator", "--http", free_address(), "--nats", nats_server.url]
+    done = subprocess.run([*command, "--storage", "http://ff:secret@127.0.0.1:1"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "the store failed to open: no answer from ClickHouse: connection refused" in done.stderr
+    assert "--storage" in done.stderr
+    assert "secret" not in done.stderr
