@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,10 @@ def command(*, client: "Client", file: str, labels: tuple[str, ...], **values: A
                 raise FleetflameError(f"failed to read `{file}`: {(error.strerror or '').lower()}") from None
             size = Path(file).stat().st_size
         chunks = stack.enter_context(tracked(source, size, doing="importing"))
+        first = next(chunks, b"")
+        if not first:
+            raise UsageError(f"`{file}` is empty" if size == 0 else "standard input is empty")
+        chunks = chain([first], chunks)
         answer = client.send("/api/v1/import", params, chunks, size=size)
     already = " (it was stored before)" if answer["stored_before"] else ""
     note(f"imported {answer['samples']} samples of {answer['stacks']} stacks at {answer['from']}{already}")

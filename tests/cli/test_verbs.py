@@ -226,7 +226,7 @@ def test_an_import_tells_what_it_took_and_what_not(
 @pytest.mark.parametrize(
     ("content", "arguments", "code", "message"),
     [
-        ("", [], 2, "the request has no body"),
+        ("", [], 2, "x` is empty"),
         ("what is this", [], 2, "no line could be read"),
         ("a;b 1", ["--format", "pprof"], 2, "not a pprof profile"),
         ("a;b 1", ["--label", "team"], 2, "not a label: `team`"),
@@ -251,17 +251,19 @@ def test_a_file_that_is_not_there_is_named(ask: Ask, tmp_path: Path) -> None:
 
 
 def test_symbols_are_uploaded_and_refusals_are_named(ask: Ask, tmp_path: Path) -> None:
-    """One file's error is the command's; with several, the others are taken."""
+    """Each by its file; where there are several, the others are taken."""
     (tmp_path / "script").write_text("#!/bin/sh\n")
     said = ask("symbols", "upload", str(tmp_path / "script"), code=1)
-    assert "ELF" in said
+    assert f"`{tmp_path / 'script'}`: not an ELF file" in said
+    (tmp_path / "empty").touch()
+    assert f"`{tmp_path / 'empty'}` is empty" in ask("symbols", "upload", str(tmp_path / "empty"), code=1)
     program = str(Path(sys.executable).resolve())
     listed = ask("symbols", "upload", "--force", program)
     assert "\ttaken\t" in listed
     assert len(rows(ask("symbols", "list"))) == 1
     said = ask("symbols", "upload", "--force", str(tmp_path / "script"), program, str(tmp_path / "none"), code=1)
     assert "script`" in said
-    assert "none`: failed to read" in said
+    assert f"failed to read `{tmp_path / 'none'}`" in said
 
 
 def test_doctor_finds_the_server(server: str, capsys: pytest.CaptureFixture[str]) -> None:
