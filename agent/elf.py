@@ -29,7 +29,7 @@ MAX_SECTION_NAMES = 4 * 1024 * 1024
 
 PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_GNU_EH_FRAME = 1, 2, 4, 0x6474E550
 PF_X = 1
-SHT_NOBITS = 8
+SHT_NOTE, SHT_NOBITS = 7, 8
 
 
 class Load(NamedTuple):
@@ -65,7 +65,7 @@ class ProgramHeader(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ElfFacts:
-    """`build_id` is that of a note, None without one. `gnu` if it is GNU's note, which the kernel reads too."""
+    """`build_id` is that of a note, None without one. `gnu` if a segment has GNU's note, which the kernel reads."""
 
     build_id: BuildId | None
     gnu: bool
@@ -135,6 +135,8 @@ def read_elf(read_at: ReadAt, size: int) -> ElfFacts | None:
         if h.type == PT_LOAD and h.offset <= size
     )
     build_id, gnu = _read_build_id(read_at, headers)
+    if not gnu:
+        build_id = _build_id_of_sections(read_at, header, size) or build_id
     return ElfFacts(build_id, gnu, loads[:MAX_SEGMENTS])
 
 
@@ -189,6 +191,19 @@ def _read_build_id(read_at: ReadAt, headers: tuple[ProgramHeader, ...]) -> tuple
             return found, True
         go = go or found
     return go, False
+
+
+def _build_id_of_sections(read_at: ReadAt, header: Header, size: int) -> BuildId | None:
+    """GNU's build ID in a note that no segment covers.
+
+    Go's linker lays PT_NOTE over its own note only, while `readelf -n`, debuggers and debug files go by GNU's.
+    """
+    for section in iter_sections(read_at, header, size):
+        if section.type == SHT_NOTE and section.name == b".note.gnu.build-id":
+            data = read_at(section.offset, min(section.size, MAX_NOTE_BYTES))
+            if any(note.name == b"GNU" and note.type == NT_GNU_BUILD_ID for note in iter_notes(data)):
+                return from_notes(data)
+    return None
 
 
 def _section_layout(header: Header) -> str:

@@ -95,6 +95,18 @@ def test_the_gnu_note_comes_before_gos() -> None:
     assert (only.build_id, only.gnu) == (from_notes(go), False)
 
 
+@pytest.mark.parametrize("notes", [(go_note(b"a/b/c/d"),), ()], ids=["go", "none"])
+def test_a_gnu_note_that_no_segment_covers_is_found(notes: tuple[bytes, ...]) -> None:
+    """As Go's linker writes them: every other tool goes by that ID, and only the kernel cannot see it."""
+    segments = [Seg(type=PT_NOTE, flags=4, offset=64 + 56, filesz=len(note)) for note in notes]
+    writer = ElfWriter(segments=segments)
+    for note in notes:
+        writer.add(Sec(name=".note.go.buildid", data=note, type=7, align=1))
+    facts = read(bytes(writer.note(bytes(range(20))).text()))
+    assert facts is not None
+    assert (facts.build_id, facts.gnu) == (BuildId(bytes(range(20))), False)
+
+
 def test_a_file_without_a_note_has_no_build_id() -> None:
     """Its identity is somebody else's business."""
     facts = read(bytes(ElfWriter().text()))
