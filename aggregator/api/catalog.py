@@ -1,6 +1,7 @@
 """What there is to ask about: labels, series, nodes, builds; and whether all of it adds up."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from aggregator.api.profiles import FROM, UNTIL
 from aggregator.api.symbols import quality_of_builds
 from aggregator.ledger import Account
 from aggregator.selector import parse_selector
+from aggregator.storage.types import Build
 from aggregator.times import SECOND_NS, format_time
 from fleetflame.model import Labels
 
@@ -50,7 +52,7 @@ async def series(asked: Asked) -> Response:
 
 async def builds(asked: Asked) -> Response:
     """Files, kernels and modules that samples refer to."""
-    found = await asyncio.to_thread(asked.context.store.builds)
+    found = merged_builds(await asyncio.to_thread(asked.context.store.builds))
     quality = await asyncio.to_thread(quality_of_builds, asked)
     rows = [
         {
@@ -63,6 +65,17 @@ async def builds(asked: Asked) -> Response:
         for build in found
     ]
     return json_answer({"builds": rows[: _limit(asked)], "total": len(rows)})
+
+
+def merged_builds(found: Sequence[Build]) -> list[Build]:
+    """Builds of which a process that was gone too soon left no path, counted with the same build's other rows."""
+    with_path = {build.mapping.build_id for build in found if build.mapping.path}
+    unnamed = {build.mapping.build_id: build.last_seen for build in found if not build.mapping.path}
+    return [
+        Build(mapping=build.mapping, last_seen=max(build.last_seen, unnamed.get(build.mapping.build_id, 0)))
+        for build in found
+        if build.mapping.path or build.mapping.build_id not in with_path
+    ]
 
 
 async def nodes(asked: Asked) -> Response:

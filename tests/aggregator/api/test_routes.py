@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.api.catalog import merged_builds
 from aggregator.api.routes import ENDPOINTS
 from aggregator.formats import DIFF_FORMS, FORMS, Format
+from aggregator.storage.types import Build
+from fleetflame.buildid import BuildId
+from fleetflame.model import Mapping, MappingKind
 from tests.aggregator.api.conftest import RANGE, SAMPLES, Service
 from tests.aggregator.storage.fleet import DAY
 
@@ -299,6 +303,16 @@ async def test_builds_are_listed_with_their_ids(service: Service) -> None:
         ("file", "01", "/usr/lib/libc.so.6"),
         ("kernel", "02", "[kernel]"),
     }
+
+
+def test_a_build_without_a_path_is_listed_once() -> None:
+    """A process that was gone too soon leaves a build and no path; others of the build have one."""
+    known, other = BuildId(b"\1" * 20), BuildId(b"\2" * 20)
+    app, bare, alone = (
+        Mapping(MappingKind.FILE, build, path) for build, path in ((known, "/bin/app"), (known, ""), (other, ""))
+    )
+    found = [Build(mapping=bare, last_seen=9), Build(mapping=alone, last_seen=5), Build(mapping=app, last_seen=7)]
+    assert merged_builds(found) == [Build(mapping=alone, last_seen=5), Build(mapping=app, last_seen=9)]
 
 
 async def test_nodes_have_their_books(service: Service) -> None:
