@@ -33,7 +33,7 @@ async def symbols(asked: Asked) -> Response:
     service = asked.context.symbols
     if asked.flag("missing"):
         missing = await asyncio.to_thread(service.missing)
-        return json_answer({"missing": [_missing_row(each) for each in missing]})
+        return json_answer({"missing": [missing_row(each) for each in missing]})
     records = await asyncio.to_thread(service.list)
     return json_answer({"symbols": [_row(record) for record in records]})
 
@@ -116,13 +116,15 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-def _missing_row(missing: Missing) -> dict[str, Any]:
+def missing_row(missing: Missing) -> dict[str, Any]:
+    """A build without symbols, or with poor ones, and why."""
     mapping = missing.mapping
+    unexplained = "not_searched" if missing.rank is None else "exports_only"
     return {
         "build_id": str(mapping.build_id),
         "kind": mapping.kind.name.lower(),
         "path": mapping.path,
         "quality": missing.rank.name.lower() if missing.rank is not None else "none",
-        "reason": missing.fault.value if missing.fault is not None else "not_searched",
+        "reason": missing.fault.value if missing.fault is not None else unexplained,
         "detail": missing.detail,
     }

@@ -9,8 +9,11 @@ import pytest
 
 from aggregator.api.catalog import merged_builds
 from aggregator.api.routes import ENDPOINTS
+from aggregator.api.symbols import missing_row
 from aggregator.formats import DIFF_FORMS, FORMS, Format
 from aggregator.storage.types import Build
+from aggregator.symbols.service import Missing
+from aggregator.symbols.table import Rank
 from fleetflame.buildid import BuildId
 from fleetflame.model import Mapping, MappingKind
 from tests.aggregator.api.conftest import RANGE, SAMPLES, Service
@@ -313,6 +316,15 @@ def test_a_build_without_a_path_is_listed_once() -> None:
     )
     found = [Build(mapping=bare, last_seen=9), Build(mapping=alone, last_seen=5), Build(mapping=app, last_seen=7)]
     assert merged_builds(found) == [Build(mapping=alone, last_seen=5), Build(mapping=app, last_seen=9)]
+
+
+@pytest.mark.parametrize(("rank", "reason"), [(None, "not_searched"), (Rank.DYNSYM, "exports_only")])
+def test_a_stripped_file_is_not_called_unsearched(rank: Rank | None, reason: str) -> None:
+    """It was found, and has no more to say."""
+    lacking = Missing(
+        mapping=Mapping(MappingKind.FILE, BuildId(b"\1" * 20), "/bin/app"), rank=rank, fault=None, detail=""
+    )
+    assert missing_row(lacking)["reason"] == reason
 
 
 async def test_nodes_have_their_books(service: Service) -> None:
