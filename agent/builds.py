@@ -21,8 +21,8 @@ from agent.window import ID_BYTES
 from fleetflame.buildid import HASHED_BYTES, BuildId, from_file_ends
 from fleetflame.model import Mapping, MappingKind
 
-MAX_FILES = 4096
-MAX_BUILDS = 4096
+MAX_FILES = 2048
+MAX_BUILDS = 2048
 """A host with 500 processes maps about 1,000 different files; an entry takes about 1 KiB."""
 MAX_PLACES = 4
 
