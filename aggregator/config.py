@@ -215,7 +215,7 @@ class AggregatorConfig:
                 f"the disk budget {self.disk_budget} is too small", hint="give 64 MiB or more, 0 for no bound"
             )
         for url in self.debuginfod_urls:
-            if urlsplit(url).scheme not in ("http", "https"):
+            if not _is_url(url, "http", "https"):
                 raise UsageError(f"not a debuginfod URL: `{url[:200]}`", hint="it starts with http:// or https://")
 
     @property
@@ -235,8 +235,7 @@ def check_nats_url(text: str) -> tuple[str, ...]:
     """The servers that `text` names. Raises UsageError if one of them is no NATS URL."""
     servers = tuple(part.strip() for part in text.split(",") if part.strip())
     for server in servers or ("",):
-        parts = urlsplit(server)
-        if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname:
+        if not _is_url(server, "nats", "tls", "ws", "wss"):
             raise UsageError(f"not a NATS URL: `{redacted(server)}`", hint="write nats://HOST:4222 or tls://HOST:4222")
     return servers
 
@@ -255,13 +254,16 @@ def _without_secret(url: str) -> str:
     return f"{scheme}://{f'{name}:' if colon else ''}***@{host}"
 
 
-def _check_storage_url(text: str) -> None:
-    parts = urlsplit(text)
+def _is_url(text: str, *schemes: str) -> bool:
     try:
-        port_given = parts.port is None or parts.port > 0
-    except ValueError:
-        port_given = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_given:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an address without its end, a port beyond 65535
+        return False
+
+
+def _check_storage_url(text: str) -> None:
+    if not _is_url(text, "http", "https"):
         raise UsageError(
             f"not a ClickHouse URL: `{redacted(text)}`",
             hint="write http://HOST:8123/DATABASE or https://..., or a folder for the embedded engine",

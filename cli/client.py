@@ -28,8 +28,8 @@ class Client:
     """One aggregator. Raises UsageError if `server` is no HTTP URL; connects when the first question is asked."""
 
     def __init__(self, server: str, *, timeout_s: float) -> None:
-        parts = urlsplit(server if "://" in server else f"http://{server}")
         try:
+            parts = urlsplit(server if "://" in server else f"http://{server}")
             self._port = parts.port
         except ValueError:
             raise UsageError(f"not a server URL: `{server}`", hint="write http://HOST:PORT") from None

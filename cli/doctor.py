@@ -259,8 +259,11 @@ def check_disk(data: Path) -> Finding:
 
 def check_nats(url: str) -> Finding:
     """What a NATS server says of itself when one connects: the INFO line of its protocol."""
-    parts = urlsplit(url)
-    where = f"`{parts.hostname}:{parts.port or 4222}`"
+    try:
+        parts = urlsplit(url)
+        where = f"`{parts.hostname}:{parts.port or 4222}`"
+    except ValueError:
+        return Finding("nats", Outcome.FAILED, "not a NATS URL", "such as nats://127.0.0.1:4222")
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 4222), CONNECT_S) as connection:
             line = connection.makefile("rb").readline(1 << 20)

@@ -114,6 +114,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, *, hint: str, code: int) -> int:
+    # What a command line, a file or a server held may be in it: no control sequence gets to the terminal.
+    message = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in message)
     first, _, rest = message.partition("\n")
     lines = [f"fleetflame: {first}", rest] if rest else [f"fleetflame: {first}"]
     if hint:

@@ -108,3 +108,11 @@ def test_an_absent_bus_and_server_are_failures(capsys: pytest.CaptureFixture[str
     assert findings["nats"]["outcome"] == "failed"
     assert findings["server"]["outcome"] == "failed"
     assert all(row["remedy"] for row in findings.values() if row["outcome"] in ("failed", "warning"))
+
+
+@pytest.mark.parametrize("url", ["nats://[x", "nats://x:99999", ""])
+def test_what_is_no_url_is_a_finding_and_no_crash(url: str) -> None:
+    """With a remedy."""
+    finding = doctor.check_nats(url)
+    assert finding.outcome is Outcome.FAILED
+    assert finding.remedy

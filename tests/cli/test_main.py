@@ -67,6 +67,12 @@ def test_every_command_has_examples_and_an_explained_option_with_a_variable(
         (["aggregator", "--retention", "36h"], 2, "whole days"),
         (["query", "--server", "http://127.0.0.1:1"], 1, "fleetflame: failed to reach `http://127.0.0.1:1`"),
         (["query", "--server", "ftp://x"], 2, "fleetflame: not a server URL: `ftp://x`"),
+        (["query", "--server", "http://[x"], 2, "fleetflame: not a server URL: `http://[x`"),
+        (["agent", "--nats", "nats://[x"], 2, "fleetflame: not a NATS URL: `nats://[x`"),
+        (["aggregator", "--nats", "nats://[x"], 2, "fleetflame: not a NATS URL: `nats://[x`"),
+        (["aggregator", "--nats", "nats://x:99999"], 2, "fleetflame: not a NATS URL: `nats://x:99999`"),
+        (["aggregator", "--storage", "http://[x"], 2, "fleetflame: not a ClickHouse URL: `http://[x`"),
+        (["aggregator", "--debuginfod", "http://[x"], 2, "fleetflame: not a debuginfod URL: `http://[x`"),
     ],
 )
 def test_a_failure_is_one_line_with_its_code(
@@ -99,6 +105,12 @@ def test_wrong_usage_points_to_the_help_of_the_command(
     shown = capsys.readouterr().err
     assert f"(try `{path} --help`)" in shown or "did you mean" in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_a_message_carries_no_control_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever wrote what is wrong."""
+    assert run(["query", "--server", "ftp://\x1b[2J"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_a_group_without_a_verb_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
