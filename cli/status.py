@@ -1,5 +1,6 @@
 """`fleetflame status`: what became of every sample."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,6 +9,9 @@ from cli.options import json_option, with_client
 
 if TYPE_CHECKING:
     from cli.client import Client
+
+SOME_NODES = 3
+"""How many nodes a note names."""
 
 
 @click.command()
@@ -41,12 +45,33 @@ def _print(answer: dict[str, Any]) -> None:
     accounts = [*((node["node"], node) for node in answer["nodes"]), ("(all)", answer["total"])]
     rows = [[name, *(account[each] for each in names), _books(account)] for name, account in accounts]
     print_table(columns, rows if answer["nodes"] else [], empty="no node has sent samples yet")
-    for title, key in (("lost", "lost_by_reason"), ("stored with a placeholder", "degraded_by_reason")):
-        if reasons := answer["total"][key]:
-            told = ", ".join(
-                f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1])
-            )
-            note(f"{title}: {told}")
+    for line in _notes(answer):
+        note(line)
+
+
+def _notes(answer: dict[str, Any]) -> Iterator[str]:
+    """What the table has no column for, a line each."""
+    total, nodes = answer["total"], answer["nodes"]
+    if total["lost_by_reason"]:
+        yield f"lost: {_told(total['lost_by_reason'])}"
+    if total["degraded_by_reason"]:
+        yield f"stored with a placeholder: {_told(total['degraded_by_reason'])}"
+    if total["rejected_messages_by_reason"]:
+        where = [node["node"] for node in nodes if node["rejected_messages_by_reason"]]
+        more = f" and {len(where) - SOME_NODES} more" if len(where) > SOME_NODES else ""
+        told = _told(total["rejected_messages_by_reason"])
+        yield f"rejected messages: {told} (from {', '.join(where[:SOME_NODES])}{more}; see docs/troubleshooting.md)"
+    restarted = [node["agent_starts"] for node in nodes if node["agent_starts"] > 1]
+    if restarted:
+        times, agents = sum(restarted), "1 agent" if len(restarted) == 1 else f"{len(restarted)} agents"
+        yield f"{agents} started {times} times: what one had not sent when it was killed is in no count"
+    if total["missing"]:
+        yield "missing: in batches that were made and never arrived (see docs/troubleshooting.md)"
+
+
+def _told(reasons: dict[str, int]) -> str:
+    ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{reason} {count}" for reason, count in ordered)
 
 
 def _books(account: dict[str, Any]) -> str:

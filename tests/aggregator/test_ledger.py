@@ -67,6 +67,7 @@ def test_samples_before_dropped_days_are_not_missing() -> None:
 def test_a_node_that_only_sent_garbage_is_listed() -> None:
     """With its rejections, and nothing else."""
     ledger = make_ledger([], [Rejected(node="x", reason="bad_protobuf", messages=7, samples=0)])
+    assert ledger.total.rejected == {"bad_protobuf": 7}
     assert ledger.nodes[0].rejected == {"bad_protobuf": 7}
     assert ledger.balances
 
