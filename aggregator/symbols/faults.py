@@ -41,9 +41,24 @@ class Fault(StrEnum):
     DISK = "disk_full"
 
 
+_AGAIN = "get the file again from where it was built: no linker writes that"
+HINTS = {
+    Fault.NOT_ELF: "give the executable or library itself, or its separate debug file",
+    Fault.UNSUPPORTED: "64-bit little-endian files are read, of x86_64 and aarch64",
+    Fault.TRUNCATED: "the file is cut short: copy it again",
+    Fault.HEADERS: _AGAIN,
+    Fault.OVERLAP: _AGAIN,
+    Fault.INFLATES: _AGAIN,
+    Fault.COMPRESSION: _AGAIN,
+    Fault.NO_SYMBOLS: "the file was stripped: give it as it was linked, or its separate debug file",
+    Fault.DISK: "make room where the aggregator keeps symbols, or lower --symbols-budget",
+}
+"""What whoever gave a file can do about its fault, where the message does not say better."""
+
+
 class SymbolFileError(FleetflameError):
     """A file cannot be used for symbols. `fault` is what it is counted under, the message says what was found."""
 
     def __init__(self, fault: Fault, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint or HINTS.get(fault, ""))
         self.fault = fault
