@@ -79,7 +79,7 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
             symbol_config(config), client=client, seen=lambda: [build.mapping for build in store.builds()]
         )
         stack.callback(tasks.create_task(symbols.run(), name="symbols").cancel)
-        queries = QueryService(store, symbols.lookup, config.limits)
+        queries = QueryService(store, symbols.lookup, config.limits, version=symbols.version)
         stack.push_async_callback(asyncio.to_thread, queries.close)
         ingest = Ingest(bus.subscriber(client), client.jetstream(), store, seen=_wanting(symbols))
         tasks.create_task(ingest.run(), name="ingest")

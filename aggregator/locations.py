@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.naming import SUFFIXES, FrameKind, clean, is_kernel, kind_of, miss_name
-from fleetflame.model import KERNEL_KINDS, NAMED_KINDS, Mapping, MappingKind, NamedFrame
+from fleetflame.model import KERNEL_KINDS, NAMED_KINDS, FrameMiss, Mapping, MappingKind, NamedFrame
 
 U8 = NDArray[np.uint8]
 U32 = NDArray[np.uint32]
@@ -70,6 +70,23 @@ class Locations:
     def __len__(self) -> int:
         return len(self.address)
 
+    def taken(self, rows: I64, mappings: tuple[Mapping, ...], mapping: U32) -> "Locations":
+        """The locations `rows`, in that order; their mappings are given anew."""
+        counts = np.diff(self.offsets)[rows]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        frame = np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts) + np.arange(int(offsets[-1]))
+        return Locations(
+            mappings=mappings,
+            mapping=mapping,
+            address=self.address[rows],
+            offsets=offsets,
+            kind=self.kind[frame],
+            name=self.name[frame],
+            file=self.file[frame],
+            line=self.line[frame],
+            strings=self.strings,
+        )
+
     def rendered(self) -> list[str]:
         """The name of each frame as it is written: cleaned, with its suffix."""
         suffixes = [SUFFIXES.get(kind, "") for kind in FrameKind]
@@ -115,6 +132,36 @@ def locate(
         else:
             table.add_symbolized(each, addresses, symbolize(each, addresses))
     return table.locations(mappings, mapping, address)
+
+
+def nowhere() -> Locations:
+    """The one location of a stack that was never received."""
+    miss = Mapping(MappingKind.MISS)
+    address = np.array([FrameMiss.NOT_RECEIVED], np.uint64)
+    return locate((miss,), np.zeros(1, np.uint32), address, {}, _no_names)
+
+
+def joined(first: Locations, second: Locations) -> Locations:
+    """The locations of both. Strings that both have stand twice; mappings are not told apart either."""
+    shift = len(first.strings) - 1
+    name, file = (
+        np.where(column > 0, column + np.uint32(shift), np.uint32(0)) for column in (second.name, second.file)
+    )
+    return Locations(
+        mappings=(*first.mappings, *second.mappings),
+        mapping=np.concatenate((first.mapping, second.mapping + np.uint32(len(first.mappings)))),
+        address=np.concatenate((first.address, second.address)),
+        offsets=np.concatenate((first.offsets, second.offsets[1:] + first.offsets[-1])),
+        kind=np.concatenate((first.kind, second.kind)),
+        name=np.concatenate((first.name, name)),
+        file=np.concatenate((first.file, file)),
+        line=np.concatenate((first.line, second.line)),
+        strings=(*first.strings, *second.strings[1:]),
+    )
+
+
+def _no_names(_: Mapping, addresses: U64) -> Symbolized:
+    raise AssertionError(f"{len(addresses)} addresses of a mapping that has no symbols")
 
 
 def binary_name(mapping: Mapping) -> str:

@@ -15,9 +15,12 @@ that a picture needs, and text from elsewhere is coloured like our own.
 import hashlib
 import re
 from enum import IntEnum
+from functools import lru_cache
 
 from fleetflame.model import TRUNCATIONS, FrameMiss
 
+REMEMBERED = 1 << 17
+"""Names of which is remembered what they tell: queries that follow each other have nearly the same."""
 MAX_NAME = 4096
 """Characters of one name. Longer ones (expanded templates) are cut and end in a digest, so that they stay apart."""
 
@@ -86,6 +89,10 @@ def miss_name(number: int) -> str:
     return f"[{reason}]_[k]" if miss is FrameMiss.KERNEL_HIDDEN else f"[{reason}]"
 
 
+_NO_KERNEL_STACK = miss_name(FrameMiss.NO_KERNEL_STACK)
+
+
+@lru_cache(REMEMBERED)
 def kind_of(name: str) -> FrameKind:
     """The kind that a rendered name of code tells: never LABEL or PROCESS, which only its place tells."""
     kind = _KIND_OF_SUFFIX.get(name[-4:]) if name.endswith("]") else None
@@ -99,7 +106,7 @@ def kind_of(name: str) -> FrameKind:
 
 def is_kernel(name: str) -> bool:
     """Whether a rendered name of code belongs to the kernel, named or not."""
-    return name.endswith("_[k]") or name == miss_name(FrameMiss.NO_KERNEL_STACK)
+    return name.endswith("_[k]") or name == _NO_KERNEL_STACK
 
 
 def package_of(name: str) -> str:

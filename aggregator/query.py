@@ -1,6 +1,6 @@
 """From a question to a profile: select, look up frames and names, build, within stated bounds.
 
-    Question -> ProfileQuery -> Store.select -> frames -> build_profile -> what `render` makes of it
+    Question -> ProfileQuery -> Store.select -> frames -> names -> Profile -> what `render` makes of it
 
 The work blocks, so it is done in threads, a few at a time; the rest wait in a short queue. A question that costs too
 much gets an error that names the limit, never part of an answer.
@@ -9,25 +9,23 @@ much gets an error that names the limit, never part of an answer.
 import asyncio
 import re
 from collections.abc import Callable
-from collections.abc import Mapping as MappingOf
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
-
 from aggregator import metrics
 from aggregator.config import QueryLimits
-from aggregator.profile import Profile, Symbolize, build_profile
+from aggregator.names import Names, Version
+from aggregator.profile import Profile, Symbolize, index_stacks, make_profile
 from aggregator.selector import Selector
 from aggregator.storage import Store
-from aggregator.storage.types import Frames, ProfileQuery, Selected
+from aggregator.storage.types import ProfileQuery, Selected
 from aggregator.times import SECOND_NS, TimeRange, format_duration
 from aggregator.turns import Memory, Turn
 from fleetflame.errors import FleetflameError, UsageError
-from fleetflame.model import NAMED_KINDS, WINDOW_S, Mapping
+from fleetflame.model import WINDOW_S
 
 R = TypeVar("R")
 
@@ -93,9 +91,12 @@ class Question:
 class QueryService:
     """Answers questions for any number of callers on one event loop. `close` it to let its threads go."""
 
-    def __init__(self, store: Store, symbolize: Symbolize, limits: QueryLimits) -> None:
+    def __init__(
+        self, store: Store, symbolize: Symbolize, limits: QueryLimits, *, version: Version | None = None
+    ) -> None:
+        """`version` says when `symbolize` would answer otherwise; with it, names are remembered until then."""
         self._store = store
-        self._symbolize = symbolize
+        self._names = Names(symbolize, version)
         self.limits = limits
         self._memory = Memory(limits.memory)
         self._pool = ThreadPoolExecutor(limits.concurrent, thread_name_prefix="query")
@@ -197,21 +198,12 @@ class QueryService:
         return cost
 
     def _profile(self, question: Question, selected: Selected, turn: Turn) -> Profile:
-        store = self._store
         with turn.stage("frames"):
-            frames = store.frames(np.unique(selected.stack))
-            mappings = store.mappings(np.unique(frames.mapping).tolist())
-            named = store.named(_named_frames(frames, mappings))
+            tree, found = self._store.tree(selected.stack)
         with turn.stage("names"):
-            return build_profile(
-                selected,
-                frames,
-                mappings,
-                named,
-                self._symbolize,
-                query=question.query,
-                no_kernel=not question.kernel,
-            )
+            ends, stack = index_stacks(selected.stack, found)
+            named = self._names.of(tree, ends, self._store, kernel=question.kernel)
+            return make_profile(selected, named, stack, query=question.query, kernel=question.kernel)
 
 
 def _work(work: Callable[[Turn], R], turn: Turn) -> R:
@@ -219,10 +211,3 @@ def _work(work: Callable[[Turn], R], turn: Turn) -> R:
         return work(turn)
     finally:
         turn.done()
-
-
-def _named_frames(frames: Frames, mappings: MappingOf[int, Mapping]) -> list[int]:
-    """Ids of the frames that only a node could name."""
-    kinds = [number for number, mapping in mappings.items() if mapping.kind in NAMED_KINDS]
-    found: list[int] = np.unique(frames.address[np.isin(frames.mapping, kinds)]).tolist() if kinds else []
-    return found

@@ -85,7 +85,7 @@ class Asker:
         options = StorageOptions(location=str(folder / "store"), disk_bytes=0, memory_bytes=MEMORY)
         self.store = Store(options)
         self.symbols = symbol_service(folder.parent / "symbols", [])
-        self.service = QueryService(self.store, self.symbols.lookup, QueryLimits())
+        self.service = QueryService(self.store, self.symbols.lookup, QueryLimits(), version=self.symbols.version)
 
     def close(self) -> None:
         """Closes both."""

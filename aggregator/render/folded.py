@@ -4,31 +4,42 @@ What `flamegraph.pl`, `inferno`, speedscope and every other tool of that family 
 `LC_ALL=C sort`, so that equal profiles are equal files.
 """
 
-from itertools import pairwise
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aggregator.diff import Difference
 from aggregator.fold import Folded
-from aggregator.trie import paths, preorder
+from aggregator.trie import Trie, preorder
 
 
 def render(folded: Folded) -> bytes:
     """`folded` as UTF-8 text, a newline after each line; nothing at all for a profile without samples."""
-    nodes, offsets, items = folded.stacks()
-    frames = [folded.names[item] for item in items.tolist()]
-    rows = zip(pairwise(offsets.tolist()), folded.count[nodes].tolist(), strict=True)
-    lines = [f"{';'.join(frames[start:end])} {count}\n".encode() for (start, end), count in rows]
-    lines.sort()
-    return b"".join(lines)
+    return _text(folded.trie, folded.names, folded.count > 0, [folded.count])
 
 
 def render_diff(difference: Difference) -> bytes:
     """Both as text: stack, samples before, samples after; what `difffolded.pl` writes and `flamegraph.pl` reads."""
     before, after = difference.before.count, difference.after.count
-    order = preorder(difference.trie)
-    nodes = order[(before[order] > 0) | (after[order] > 0)]
-    offsets, items = paths(difference.trie, nodes)
-    frames = [difference.names[item] for item in items.tolist()]
-    rows = zip(pairwise(offsets.tolist()), before[nodes].tolist(), after[nodes].tolist(), strict=True)
-    lines = [f"{';'.join(frames[start:end])} {one} {other}\n".encode() for (start, end), one, other in rows]
-    lines.sort()
-    return b"".join(lines)
+    return _text(difference.trie, difference.names, (before > 0) | (after > 0), [before, after])
+
+
+def _text(trie: Trie, names: Sequence[str], shown: NDArray[np.bool_], columns: Sequence[NDArray[np.uint64]]) -> bytes:
+    """A line for each node that is `shown`, as every node without children is: path, number in each of `columns`."""
+    order = preorder(trie)
+    lines = np.flatnonzero(shown[order])
+    depth = trie.depth[order].tolist()
+    name = [names[item] for item in trie.item[order].tolist()]
+    counts = [column[order[lines]].tolist() for column in columns]
+    # From one line's end to the next one's, a walk passes what the next one does not have in common with it.
+    path: list[str] = []
+    text, start = [], 1
+    for end, *numbers in zip((lines + 1).tolist(), *counts, strict=True):
+        if end > start:
+            path[depth[start] - 1 :] = name[start:end]
+        text.append(f"{';'.join(path)} {' '.join(map(str, numbers))}\n")
+        start = end
+    # In order already, but where a name goes on with what sorts before `;`. Code points sort as their UTF-8 does.
+    text.sort()
+    return "".join(text).encode()

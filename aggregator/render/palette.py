@@ -9,9 +9,9 @@ legible: contrast is 4.5 or more, which a test computes (WCAG 2, success criteri
 import math
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
-from aggregator.naming import FrameKind, package_of
+from aggregator.naming import REMEMBERED, FrameKind, package_of
 
 SHADES = 6
 """Shades of one kind. More could not be told apart."""
@@ -69,6 +69,7 @@ DIFF_STEPS = 7
 """Steps from no change to the greatest, each way."""
 
 
+@lru_cache(REMEMBERED)
 def color_class(name: str, kind: FrameKind) -> str:
     """The class of a frame: the kind's letter and the number of the shade."""
     if TONES[kind].spread == 0:

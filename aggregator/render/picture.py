@@ -192,7 +192,8 @@ def _cull(trie: Trie, weight: U64, keep: NDArray[np.bool_]) -> tuple[Trie, NDArr
 def _colors(names: tuple[str, ...], trie: Trie, kinds: NDArray[np.uint8]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """The class of each node, as index into the classes that occur."""
     pairs, index = np.unique(trie.item * 16 + kinds, return_inverse=True)
-    classes = [color_class(names[pair >> 4], FrameKind(pair & 15)) for pair in pairs.tolist()]
+    of_number = tuple(FrameKind)
+    classes = [color_class(names[pair >> 4], of_number[pair & 15]) for pair in pairs.tolist()]
     colors = (ROOT_CLASS, *sorted(set(classes)))
     number = {name: at for at, name in enumerate(colors)}
     color = np.array([number[name] for name in classes], np.uint8)[index]

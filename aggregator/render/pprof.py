@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.locations import Locations
 from aggregator.naming import SUFFIXES, FrameKind, inert
-from aggregator.profile import Profile
+from aggregator.profile import Detail, Profile
 from aggregator.render import pprof_pb2 as pb
 from aggregator.render import wording
 from fleetflame.model import NAMED_KINDS, Mapping, MappingKind, Segment
@@ -58,13 +59,14 @@ def message(profile: Profile) -> pb.Profile:
     )
     built.period_type.CopyFrom(writer.value_type(origin.type, "nanoseconds"))
     built.sample_type.extend([writer.value_type("samples", "count"), writer.value_type(origin.type, "nanoseconds")])
-    used = np.zeros(len(profile.locations), bool)
-    used[profile.location] = True
-    spaces = _lay_out(profile, used)
-    built.mapping.extend(_mappings(profile, used, spaces, writer))
-    built.location.extend(_locations(profile, used, spaces, writer))
+    detail = profile.detail()
+    used = np.zeros(len(detail.locations), bool)
+    used[detail.location] = True
+    spaces = _lay_out(detail, used)
+    built.mapping.extend(_mappings(detail.locations, used, spaces, writer))
+    built.location.extend(_locations(detail.locations, used, spaces, writer))
     built.function.extend(writer.functions)
-    built.sample.extend(_samples(profile, writer))
+    built.sample.extend(_samples(profile, detail, writer))
     built.comment.extend(writer.string(text) for text in _comments(profile))
     built.string_table.extend(writer.strings)
     return built
@@ -106,14 +108,14 @@ class _Writer:
         return number
 
 
-def _lay_out(profile: Profile, used: NDArray[np.bool_]) -> list[_Space]:
+def _lay_out(detail: Detail, used: NDArray[np.bool_]) -> list[_Space]:
     """A place for each mapping in use: the program with the most samples first, so that it is the main one."""
-    locations = profile.locations
+    locations = detail.locations
     weight = np.zeros(len(locations.mappings), np.uint64)
-    some = np.diff(profile.offsets) > 0
-    rows = some[profile.stack]
-    leaf = profile.location[profile.offsets[1:][profile.stack[rows]] - 1]
-    np.add.at(weight, locations.mapping[leaf], profile.count[rows])
+    some = np.diff(detail.offsets) > 0
+    rows = some[detail.stack]
+    leaf = detail.location[detail.offsets[1:][detail.stack[rows]] - 1]
+    np.add.at(weight, locations.mapping[leaf], detail.count[rows])
 
     def order(number: int) -> tuple[bool, int, str, str]:
         mapping = locations.mappings[number]
@@ -166,8 +168,9 @@ def _bias(mapping: Mapping, segment: Segment, number: int) -> int:
     return linked if fixed else _USER_START + number * _USER_ROOM + linked
 
 
-def _mappings(profile: Profile, used: NDArray[np.bool_], spaces: list[_Space], writer: _Writer) -> Iterable[pb.Mapping]:
-    locations = profile.locations
+def _mappings(
+    locations: Locations, used: NDArray[np.bool_], spaces: list[_Space], writer: _Writer
+) -> Iterable[pb.Mapping]:
     named = ~locations.any_frame(FrameKind.UNKNOWN, FrameKind.TRUNCATED)
     first, count = locations.offsets[:-1], np.diff(locations.offsets)
     has_file, has_line = locations.file[first] > 0, locations.line[first] > 0
@@ -199,10 +202,9 @@ def file_name(mapping: Mapping) -> str:
 
 
 def _locations(
-    profile: Profile, used: NDArray[np.bool_], spaces: list[_Space], writer: _Writer
+    table: Locations, used: NDArray[np.bool_], spaces: list[_Space], writer: _Writer
 ) -> Iterable[pb.Location]:
     """The locations in use, each with its place and its lines, innermost first."""
-    table = profile.locations
     places: dict[int, list[_Space]] = {}
     for space in spaces:
         places.setdefault(space.mapping, []).append(space)
@@ -232,7 +234,7 @@ def _locations(
         yield location
 
 
-def _samples(profile: Profile, writer: _Writer) -> Iterable[pb.Sample]:
+def _samples(profile: Profile, detail: Detail, writer: _Writer) -> Iterable[pb.Sample]:
     by = profile.origin.by
     labels = [
         [
@@ -242,9 +244,9 @@ def _samples(profile: Profile, writer: _Writer) -> Iterable[pb.Sample]:
         ]
         for values in profile.groups
     ]
-    ids = (profile.location + 1).tolist()
-    bounds = profile.offsets.tolist()
-    rows = (column.tolist() for column in (profile.group, profile.stack, profile.count, profile.value))
+    ids = (detail.location + 1).tolist()
+    bounds = detail.offsets.tolist()
+    rows = (column.tolist() for column in (detail.group, detail.stack, detail.count, detail.value))
     for group, stack, count, value in zip(*rows, strict=True):
         leaf_first = ids[bounds[stack] : bounds[stack + 1]][::-1]
         yield pb.Sample(location_id=leaf_first, value=(count, value), label=labels[group])

@@ -48,7 +48,7 @@ def render(folded: Folded, *, title: str = "", files: dict[str, tuple[str, int]]
 
 def source_lines(profile: Profile) -> dict[str, tuple[str, int]]:
     """File and line of functions by written name. Where builds differ, the one that sorts first."""
-    locations = profile.locations
+    locations = profile.detail().locations
     found: dict[str, tuple[str, int]] = {}
     rows = zip(locations.rendered(), locations.file.tolist(), locations.line.tolist(), strict=True)
     for name, file, line in rows:

@@ -17,6 +17,7 @@ from aggregator.storage import accounts, announced, frames, retention, rollup, s
 from aggregator.storage.accept import Numbers
 from aggregator.storage.announced import Rejection
 from aggregator.storage.engine import Engine
+from aggregator.storage.stacktree import StackTree
 from aggregator.storage.types import (
     DAY_S,
     AcceptedBatch,
@@ -49,6 +50,7 @@ class Store:
         self._dropped_until = schema.read_state(self.engine, retention.DROPPED_UNTIL) or 0
         self._writer = Writer(self.engine)
         self._frames = frames.FrameStore(self.engine)
+        self._mappings = frames.MappingStore(self.engine)
 
     def close(self) -> None:
         """Closes the engine; statements under way end first."""
@@ -86,9 +88,13 @@ class Store:
         """Frames of those of `stacks` that are stored, by id."""
         return self._frames.frames(stacks)
 
+    def tree(self, stacks: NDArray[np.uint64]) -> tuple[StackTree, NDArray[np.int64]]:
+        """A tree with those of `stacks` that are stored, and the node where each ends, -1 for the others."""
+        return self._frames.tree(stacks)
+
     def mappings(self, wanted: Iterable[int]) -> dict[int, Mapping]:
         """Mappings by id; ids that are not stored are left out."""
-        return frames.find_mappings(self.engine, wanted)
+        return self._mappings.mappings(wanted, self._writer.mappings_stored)
 
     def named(self, wanted: Iterable[int]) -> dict[int, NamedFrame]:
         """Named frames by id; ids that are not stored are left out."""

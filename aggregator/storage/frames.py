@@ -1,7 +1,8 @@
 """Stack ids into frames, and what frames refer to. A bounded cache in memory in front of the tables."""
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,15 @@ from aggregator import metrics
 from aggregator.storage import ids
 from aggregator.storage.engine import Engine, hex_set
 from aggregator.storage.native import Columns
+from aggregator.storage.stacktree import StackTree
 from aggregator.storage.types import Build, Frames, StackRows
 from fleetflame.buildid import BuildId
 from fleetflame.model import Mapping, MappingKind, NamedFrame, Segment
 
-CACHED_FRAMES = 4 << 20
-"""Frames kept in memory, 16 bytes each: 64 MiB, or about 150,000 stacks of 28 frames."""
+CACHED_NODES = 1 << 20
+"""Nodes of the tree in memory, 24 bytes each: about 200,000 stacks, which share most of their 28 frames."""
+MAPPINGS_S = 10
+"""How long another aggregator's news of a mapping (a path, segments) may take to be seen."""
 FETCHED_STACKS = 50_000
 """Ids of one statement: 0.8 MB of text, and an answer of some 30 MB."""
 
@@ -30,37 +34,58 @@ _NOTHING = StackRows(
 class FrameStore:
     """Looks up frames. Thread-safe."""
 
-    def __init__(self, engine: Engine, limit: int = CACHED_FRAMES) -> None:
+    def __init__(self, engine: Engine, limit: int = CACHED_NODES) -> None:
         self._engine = engine
         self._limit = limit
         self._lock = threading.Lock()
-        self._cache = _NOTHING
+        self._held = StackTree()
+
+    def tree(self, stacks: NDArray[np.uint64]) -> tuple[StackTree, NDArray[np.int64]]:
+        """A tree with those of `stacks` that are stored, and the node where each ends, -1 for the others.
+
+        Raises StoreError.
+        """
+        with self._lock:
+            held = self._held
+        end = held.find(stacks)
+        missing = np.unique(stacks[end < 0])
+        metrics.FRAME_CACHE.labels("hit").inc(int(np.count_nonzero(end >= 0)))
+        metrics.FRAME_CACHE.labels("miss").inc(len(missing))
+        fetched = self._fetch(missing)
+        if len(fetched):
+            held = self._keep(held, stacks, fetched)
+            end = held.find(stacks)
+        return held, end
 
     def frames(self, stacks: NDArray[np.uint64]) -> Frames:
         """The frames of those of `stacks` that are stored. Raises StoreError."""
         wanted = np.unique(stacks.astype(np.uint64))
-        with self._lock:
-            cache = self._cache
-        cached, rows = _find(cache, wanted)
-        missing = wanted[~cached]
-        metrics.FRAME_CACHE.labels("hit").inc(int(cached.sum()))
-        metrics.FRAME_CACHE.labels("miss").inc(len(missing))
-        fetched = self._fetch(missing)
-        found = _sorted(ids.concatenated([ids.taken(cache, rows[cached]), fetched]))
-        if len(fetched):
-            self._keep(found, fetched)
+        held, end = self.tree(wanted)
+        found = held.rows(wanted[end >= 0], end[end >= 0])
         return Frames(
             stacks=found.ids, offsets=found.offsets.astype(np.uint32), mapping=found.mapping, address=found.address
         )
 
-    def _keep(self, latest: StackRows, fetched: StackRows) -> None:
-        """Adds `fetched`; when that is too much, the cache becomes the latest answer, if even that fits."""
+    def _keep(self, held: StackTree, stacks: NDArray[np.uint64], fetched: StackRows) -> StackTree:
+        """A tree with `stacks`, which are in `held` or `fetched`; kept if it is not too large.
+
+        When all stacks of the past are too much, those of the latest question stay, if even they fit.
+        """
         with self._lock:
-            together = _sorted(ids.concatenated([self._cache, fetched]))
-            if len(together.address) <= self._limit:
-                self._cache = together
-            elif len(latest.address) <= self._limit:
-                self._cache = latest
+            # Unless another thread has started anew since, what was there a moment ago is still there.
+            if self._held.lineage is held.lineage:
+                absent = np.flatnonzero(self._held.find(fetched.ids) < 0)
+                together = self._held.with_stacks(ids.taken(fetched, absent))
+                if len(together.tree) <= self._limit:
+                    self._held = together
+                    return together
+            wanted = np.unique(stacks)
+            end = held.find(wanted)
+            known = held.rows(wanted[end >= 0], end[end >= 0])
+            alone = StackTree().with_stacks(ids.concatenated([known, fetched]))
+            if len(alone.tree) <= self._limit:
+                self._held = alone
+            return alone
 
     def _fetch(self, stacks: NDArray[np.uint64]) -> StackRows:
         parts = [_NOTHING]
@@ -80,6 +105,34 @@ class FrameStore:
                 )
             )
         return ids.concatenated(parts)
+
+
+class MappingStore:
+    """Looks up mappings. Thread-safe."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._held: dict[int, Mapping] = {}
+        self._since = 0.0
+        self._stored = 0
+
+    def mappings(self, wanted: Iterable[int], stored: int) -> dict[int, Mapping]:
+        """The mappings with these ids, as they were MAPPINGS_S ago at the earliest, and after the last change of
+        `stored`, which counts what this process has stored itself. Raises StoreError."""
+        wanted = set(wanted)
+        with self._lock:
+            now = self._clock()
+            if stored != self._stored or now - self._since > MAPPINGS_S:
+                self._held, self._since, self._stored = {}, now, stored
+            held = self._held
+        missing = wanted - held.keys()
+        if missing:
+            found = find_mappings(self._engine, missing)
+            with self._lock:
+                held.update(found)
+        return {number: held[number] for number in wanted if number in held}
 
 
 def find_mappings(engine: Engine, wanted: Iterable[int]) -> dict[int, Mapping]:
@@ -136,15 +189,3 @@ def _mappings(answer: Columns) -> list[Mapping]:
         )
         for i, (kind, build, path) in enumerate(rows)
     ]
-
-
-def _find(stacks: StackRows, wanted: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    if not len(stacks):
-        return np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.int64)
-    rows = np.minimum(np.searchsorted(stacks.ids, wanted), len(stacks) - 1)
-    return stacks.ids[rows] == wanted, rows
-
-
-def _sorted(stacks: StackRows) -> StackRows:
-    _, rows = np.unique(stacks.ids, return_index=True)
-    return ids.taken(stacks, rows)

@@ -47,6 +47,8 @@ class Writer:
         self._series = KnownIds(KNOWN_OTHERS)
         self._mappings = KnownIds(KNOWN_OTHERS)
         self._named = KnownIds(KNOWN_OTHERS)
+        self.mappings_stored = 0
+        """How many rows went into `mappings`: what is remembered of them is out of date when it changes."""
 
     def store(self, batches: Sequence[AcceptedBatch]) -> Stored:
         """Stores those that are not in the store; durable when it returns. Raises StoreError: then call it again."""
@@ -136,6 +138,7 @@ class Writer:
         }
         _insert(self._engine, tables.MAPPINGS, values)
         self._mappings.add(keys[fresh])
+        self.mappings_stored += len(fresh)
 
     def _store_named(self, week: int, frames: Sequence[NamedFrame]) -> None:
         keys = np.array([ids.named_id(frame) for frame in frames], np.uint64)

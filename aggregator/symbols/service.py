@@ -169,6 +169,13 @@ class SymbolService:
         self._count("unnamed", len(addresses) - named)
         return found
 
+    def version(self, mapping: Mapping) -> object:
+        """What changes when `lookup` would answer otherwise for this mapping."""
+        if mapping.build_id is None:
+            return None
+        record = self.store.used(mapping.build_id)
+        return None if record is None else (record.kept.digest, record.kept.rank, record.segments)
+
     async def want(self, mapping: Mapping, node: str) -> None:
         """Ingest saw this build on this node: if it is time, a table is looked for in the background."""
         self.fetcher.want(mapping, node)

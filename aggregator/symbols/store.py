@@ -125,6 +125,15 @@ class SymbolStore:
             self._close_some()
             return table
 
+    def used(self, build_id: BuildId) -> Record | None:
+        """What is kept of a build, whose table is used for an answer without being looked at again."""
+        with self._lock:
+            record = self._records.get(build_id)
+            if record is not None:
+                self._used[build_id] = self._clock()
+                self._touch(record)
+            return record
+
     def add(self, offer: Offer) -> Verdict:
         """Takes an offer in, or not: `records.judge` has the rules. Raises SymbolFileError(DISK) on a full disk."""
         with self._lock:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.fold import Folded, NamedRows, fold, fold_rows, merge
+from aggregator.growing import grown, only_root
 from aggregator.profile import Origin
 from aggregator.render.folded import render
 from fleetflame.buildid import BuildId
@@ -23,13 +24,15 @@ rows_of_names = st.lists(st.tuples(st.lists(names, min_size=1, max_size=6), st.i
 def folded_of(rows: Rows) -> Folded:
     """The rows merged by name, each name given as often as it occurs."""
     flat = [name for stack, _ in rows for name in stack]
+    length = np.array([len(stack) for stack, _ in rows], np.int64)
+    start = np.cumsum(length) - length
+    tree, end = grown(only_root(), length, lambda which, depth: start[which] + depth)
     columns = NamedRows(
         names=flat,
         prefix=np.zeros((1, 0), np.int64),
         group=np.zeros(len(rows), np.int64),
-        offsets=np.concatenate(([0], np.cumsum([len(stack) for stack, _ in rows]))).astype(np.int64),
-        item=np.arange(len(flat)),
-        stack=np.arange(len(rows)),
+        tree=tree,
+        end=end,
         count=np.array([count for _, count in rows], np.uint64),
         value=np.array([count * 10 for _, count in rows], np.uint64),
     )

@@ -98,7 +98,7 @@ def test_no_kernel_keeps_the_samples() -> None:
     ]
     made = profile(rows, NAMES, {1: NamedFrame("x_[k]")}, no_kernel=True)
     assert render(fold(made)) == b"c 16\nc;main 15\nd;main 32\n"
-    assert len(made.count) == 3
+    assert len(made.detail().count) == 3
     assert made.completeness == Completeness(whole=63)
 
 

@@ -152,8 +152,11 @@ async def test_late_debug_information_names_what_was_sampled_before(tmp_path: Pa
         await wanted(made, mapping)
         assert names(made, mapping, at) == [[]]
         assert [m.mapping for m in made.missing()] == [mapping]
+        before = made.version(mapping)
+        assert before == made.version(mapping)
         uploaded = await made.upload(debug, name="prog.debug")
         assert (uploaded.verdict, uploaded.seen) == (Verdict.BETTER, True)
+        assert made.version(mapping) != before
         assert names(made, mapping, at)[0][0] == "outer"
         assert names(made, replace(mapping, segments=()), at)[0][0] == "outer"
         assert made.missing() == ()

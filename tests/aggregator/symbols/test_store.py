@@ -163,6 +163,19 @@ def test_the_budget_is_kept_by_last_use(tmp_path: Path) -> None:
     assert [record.build_id for record in small.records()] == [BuildId(b"\x05" * 20)]
 
 
+def test_an_answer_from_memory_is_a_use(tmp_path: Path) -> None:
+    """Names that are remembered elsewhere keep their table from being the one that has to go."""
+    store = SymbolStore(tmp_path, budget=70_000, clock=Clock())
+    for build_id in (ONE, TWO, THREE):
+        offer(store, build_id, "f", size=15_000)
+    assert store.used(ONE) == store.record(ONE)
+    four = BuildId(b"\x04" * 20)
+    assert store.used(four) is None
+    offer(store, four, "f", size=15_000)
+    kept = {record.build_id: record.kept.content_bytes > 0 for record in store.records()}
+    assert kept == {ONE: True, TWO: False, THREE: True, four: True}
+
+
 def test_refusals_pass_when_time_or_memory_was_short(tmp_path: Path) -> None:
     """A machine may have been busy; a malformed file stays malformed."""
     clock = Clock()
