@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fleetflame.buildid import NT_GNU_BUILD_ID, BuildId, from_notes, iter_notes
+from fleetflame.buildid import BuildId, from_notes, gnu_from_notes
 from fleetflame.model import Segment
 
 ReadAt = Callable[[int, int], bytes]
@@ -184,12 +184,9 @@ def _read_build_id(read_at: ReadAt, headers: tuple[ProgramHeader, ...]) -> tuple
     for header in [h for h in headers if h.type == PT_NOTE][:MAX_NOTES]:
         align = 8 if header.align == 8 else 4
         data = read_at(header.offset, min(header.size, MAX_NOTE_BYTES))
-        found = from_notes(data, align=align)
-        if found is None:
-            continue
-        if any(note.name == b"GNU" and note.type == NT_GNU_BUILD_ID for note in iter_notes(data, align=align)):
-            return found, True
-        go = go or found
+        if gnu := gnu_from_notes(data, align=align):
+            return gnu, True
+        go = go or from_notes(data, align=align)
     return go, False
 
 
@@ -200,9 +197,7 @@ def _build_id_of_sections(read_at: ReadAt, header: Header, size: int) -> BuildId
     """
     for section in iter_sections(read_at, header, size):
         if section.type == SHT_NOTE and section.name == b".note.gnu.build-id":
-            data = read_at(section.offset, min(section.size, MAX_NOTE_BYTES))
-            if any(note.name == b"GNU" and note.type == NT_GNU_BUILD_ID for note in iter_notes(data)):
-                return from_notes(data)
+            return gnu_from_notes(read_at(section.offset, min(section.size, MAX_NOTE_BYTES)))
     return None
 
 

@@ -156,10 +156,9 @@ def build_id(elf: Elf) -> BuildId | None:
     places += [(h.offset, h.filesz, h.align) for h in elf.headers if h.type == PT_NOTE]
     for offset, size, align in places:
         data, padding = elf.read(offset, min(size, MAX_NOTES)), 8 if align == 8 else 4
-        found = buildid.from_notes(data, align=padding)
-        if found is not None and any(note.name == b"GNU" for note in buildid.iter_notes(data, align=padding)):
-            return found
-        go = go or found
+        if gnu := buildid.gnu_from_notes(data, align=padding):
+            return gnu
+        go = go or buildid.from_notes(data, align=padding)
     return go
 
 

@@ -69,14 +69,18 @@ def from_notes(data: bytes, *, align: int = 4) -> BuildId | None:
     """The GNU build ID among the notes, else Go's, else None. A note of impossible length is passed over."""
     go = None
     for note in iter_notes(data, align=align):
-        if not 1 <= len(note.desc) <= MAX_BYTES * 2:
-            continue
-        if note.name == b"GNU" and note.type == NT_GNU_BUILD_ID and len(note.desc) <= MAX_BYTES:
-            return BuildId(note.desc)
         if note.name == b"Go" and note.type == NT_GO_BUILD_ID and note.desc != b"redacted":
             # Go's ID is text of about 83 characters, "actionID/.../contentID": too long to be one of ours as it is.
-            go = BuildId(hashlib.sha256(note.desc).digest()[:20])
-    return go
+            go = BuildId(hashlib.sha256(note.desc).digest()[:20]) if 1 <= len(note.desc) <= MAX_BYTES * 2 else go
+    return gnu_from_notes(data, align=align) or go
+
+
+def gnu_from_notes(data: bytes, *, align: int = 4) -> BuildId | None:
+    """The GNU build ID among the notes, None without one: for whoever has more notes to look at before Go's counts."""
+    for note in iter_notes(data, align=align):
+        if note.name == b"GNU" and note.type == NT_GNU_BUILD_ID and 1 <= len(note.desc) <= MAX_BYTES:
+            return BuildId(note.desc)
+    return None
 
 
 def from_file_ends(head: bytes, tail: bytes, size: int) -> BuildId:
