@@ -9,11 +9,12 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.addresses import AddressTable, Range, build_table, miss_range
+from agent.lines import whole_lines
 from fleetflame.buildid import BuildId, from_notes
 from fleetflame.model import FrameMiss, Mapping, MappingKind, NamedFrame
 
@@ -25,6 +26,8 @@ MAX_GENERATED_BYTES = 64 * 1024
 """How far the last of them may reach; any other ends where the next begins. A program has 4,096 instructions unless
 privileged, which are about 20 KiB."""
 KERNEL_NAME = "[kernel]"
+MAX_LINE = 4096
+"""Of kallsyms: a symbol has 511 characters at most (KSYM_NAME_LEN, include/linux/kallsyms.h)."""
 
 _CHUNK = 256 * 1024
 _GENERATED = re.compile(rb"^([0-9a-f]+) [a-zA-Z] ([^\t\n]+)\t\[(?:bpf|__builtin__[^\]\n]*)\]$", re.MULTILINE)
@@ -130,7 +133,7 @@ def parse_kallsyms(chunks: Iterable[bytes]) -> Symbols:
     """
     bounds = dict.fromkeys((b"_stext", b"_etext", b"_sinittext", b"_einittext"), 0)
     generated: dict[int, str] = {}
-    for block in whole_lines(chunks):
+    for block in whole_lines(chunks, longest=MAX_LINE):
         for name in bounds:
             bounds[name] = bounds[name] or _address_of(block, b" " + name + b"\n")
         if b"\t[" in block:
@@ -146,19 +149,6 @@ def parse_kallsyms(chunks: Iterable[bytes]) -> Symbols:
         init_end=init_end,
         generated=tuple(sorted(generated.items())),
     )
-
-
-def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same text in blocks that end with a line."""
-    rest = b""
-    for chunk in chunks:
-        block = rest + chunk
-        end = block.rfind(b"\n") + 1
-        rest = block[end:]
-        if end:
-            yield block[:end]
-    if rest:
-        yield rest + b"\n"
 
 
 def read_build_id(proc: Path, sys: Path) -> BuildId:

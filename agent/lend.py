@@ -31,7 +31,8 @@ from agent.elf import (
     parse_header,
     read_elf,
 )
-from agent.kernel import KernelSnapshot, whole_lines
+from agent.kernel import MAX_LINE, KernelSnapshot
+from agent.lines import whole_lines
 from agent.openat import file_reader
 from fleetflame.buildid import HASHED_BYTES
 
@@ -102,12 +103,7 @@ def lend_elf(fd: int, sink: BinaryIO, *, max_file: int = MAX_FILE_BYTES) -> Lent
     with zstandard.ZstdCompressor(level=LEVEL).stream_writer(sink, size=before.st_size, closefd=False) as out:
         for piece in iter_copy(fd, kept, before.st_size):
             out.write(piece)
-    after = os.fstat(fd)
-    if (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != (
-        before.st_size,
-        before.st_mtime_ns,
-        before.st_ctime_ns,
-    ):
+    if _version(os.fstat(fd)) != _version(before):
         return LendRefusal.CHANGED
     return Lent(before.st_size, own, sink.tell() - start)
 
@@ -164,7 +160,7 @@ def iter_kallsyms(kernel: KernelSnapshot, chunks: Iterable[bytes]) -> Iterator[b
     2a0 t nft_do_chain\t[nf_tables]     from the module's base address
     """
     modules = {module.name.encode(): module for module in kernel.modules}
-    for block in whole_lines(chunks):
+    for block in whole_lines(chunks, longest=MAX_LINE):
         lines = []
         for match in _CODE_SYMBOL.finditer(block):
             address, owner = int(match[1], 16), match[4]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from agent.lines import whole_lines
+
 MAX_REGIONS = 8192
 """Executable regions kept of one process. A browser's JIT has some hundreds; vm.max_map_count is 65,530 by default."""
 MAX_LINE = 4 * 4096 + 128
@@ -55,25 +57,12 @@ def iter_with_file(chunks: Iterable[bytes]) -> Iterator[Region]:
 
 def _iter_regions(chunks: Iterable[bytes], pattern: re.Pattern[bytes]) -> Iterator[Region]:
     left = MAX_REGIONS
-    for block in _whole_lines(chunks):
+    for block in whole_lines(chunks, longest=MAX_LINE):
         for match in pattern.finditer(block):
             if left == 0:
                 return
             left -= 1
             yield _region(match)
-
-
-def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for chunk in chunks:
-        block = rest + chunk
-        end = block.rfind(b"\n") + 1
-        if end:
-            yield block[:end]
-        # SANITY: the rest of a line is shorter than MAX_LINE, or it is no line of the kernel's and may go.
-        rest = block[end:] if len(block) - end <= MAX_LINE else b""
-    if rest:
-        yield rest + b"\n"
 
 
 def _region(match: re.Match[bytes]) -> Region:
