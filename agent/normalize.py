@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from agent.facts import ProcessFacts
 from agent.frames import Gathered, Pool, Segments, add_up, assemble_unique, gather, in_batches, join
+from agent.image import Image
 from agent.kernel import Kernel
-from agent.processes import Image, ImageTable
+from agent.processes import ImageTable
 from agent.resolve import IdFrames, Resolver
 from agent.window import FIRST_STACK, ID_STACK_BIT, STACK_DEPTH, Window
 from fleetflame.model import FrameMiss, Labels, NamedFrame, StackTable

@@ -19,14 +19,15 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from agent.addresses import AddressTable
 from agent.builds import Builds, FileFacts, Place
-from agent.facts import Identity, ProcessFacts, open_process, read_facts, read_identity
+from agent.facts import ProcessFacts, open_process, read_facts, read_identity
+from agent.image import NOBODY, Image, unknown_image
 from agent.openat import OpenMiss, ProcessFiles, status_of
-from agent.snapshot import Snapshot, Snapshots
+from agent.snapshot import Snapshots
 from agent.vdso import read_base
 from agent.window import EventKind, ProcessEvent, tgid_of
 
@@ -55,9 +56,6 @@ MAX_REREAD_BYTES = 16 * 1024 * 1024
 """Text of maps read again per window, whatever the processes do: 0.1 s of work."""
 MAX_FRUITLESS = 6
 """Windows at most between two readings of a process that has the same mappings each time: a minute at 10 s."""
-UNKNOWN_COMM = "[unknown]"
-NOBODY = Identity(start=0, executable=None)
-"""Of an image of which nothing could be read."""
 
 
 class Count(StrEnum):
@@ -71,35 +69,6 @@ class Count(StrEnum):
     REREAD_SKIPPED = "reread_skipped"
     EVICTED = "images_evicted"
     TABLES_DROPPED = "tables_dropped"
-
-
-@dataclass(slots=True, kw_only=True)
-class Image:
-    """One image. Written by the table only; readers take what they need once and keep it."""
-
-    id: int
-    tgid: int
-    facts: ProcessFacts
-    identity: Identity
-    snapshot: Snapshot | None = None
-    vdso: int = 0
-    """Where it has its vDSO, known from exec on: the one place that the kernel resolves no address in."""
-    ready: bool = False
-    inherited: bool = False
-    """Facts are the parent's as of the fork and not looked at since."""
-    read_window: int = -1
-    last_window: int = 0
-    fruitless: int = 0
-    """Readings in a row that found the same mappings."""
-    retry_window: int = 0
-    ended: bool = False
-    kernel_is_blind: bool = False
-    """The executable has no GNU build ID, so that the kernel resolves no address in it."""
-
-    @property
-    def table(self) -> AddressTable | None:
-        """Where its code lies; None before its mappings were read."""
-        return self.snapshot.table if self.snapshot else None
 
 
 class ImageTable:
@@ -253,7 +222,7 @@ class ImageTable:
             self._schedule(image)
 
     def _begin(self, event: ProcessEvent) -> Image:
-        image = _unknown(event.image, event.tgid, event.comm)
+        image = unknown_image(event.image, event.tgid, event.comm)
         self._read_facts(image)
         self._add(image)
         return image
@@ -261,7 +230,7 @@ class ImageTable:
     def _adopt(self, image_id: int) -> Image:
         """An image that no event announced: the ring buffer was full, or there were too many images."""
         tgid = tgid_of(image_id)
-        image = _unknown(image_id, tgid)
+        image = unknown_image(image_id, tgid)
         with self._lock:
             # Ids grow with time: if a later image of the process is known, this one is over.
             image.ended = self._current.get(tgid, 0) > image_id
@@ -407,8 +376,3 @@ class ImageTable:
     def _count(self, what: Count) -> None:
         with self._lock:
             self.counts[what] += 1
-
-
-def _unknown(image_id: int, tgid: int, comm: str = "") -> Image:
-    facts = ProcessFacts(tgid=tgid, comm=comm or UNKNOWN_COMM)
-    return Image(id=image_id, tgid=tgid, facts=facts, identity=NOBODY)

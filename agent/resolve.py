@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from agent.addresses import MISS, NOWHERE, AddressTable
 from agent.frames import Pool
+from agent.image import Image
 from agent.kernel import Kernel, KernelSnapshot
-from agent.processes import Image, ImageTable
+from agent.processes import ImageTable
 from agent.window import ID_BYTES, ID_VALID
 from fleetflame.model import FrameMiss, Mapping, MappingKind, NamedFrame, Segment
 
@@ -167,11 +168,7 @@ class Resolver:
             segments = self.numbering.mappings[index].segments
             if segments:
                 here = mapping == index
-                offset = address[here]
-                inside[here] &= np.any(
-                    [(segment.offset <= offset) & (offset < segment.offset + segment.size) for segment in segments],
-                    axis=0,
-                )
+                inside[here] &= np.any([_holds(segment, address[here]) for segment in segments], axis=0)
         return inside
 
     def _rename(self, snapshot: KernelSnapshot, target: NDArray[np.int32], within: NDArray[np.uint64]) -> None:

@@ -65,11 +65,6 @@ class NumberedRows:
     def _announced(self, row: int) -> int:
         return self.first_new if row == 0 else max(self.first_new, int(self.number[row - 1]) + 1)
 
-    def frames(self, part: Part) -> int:
-        """Frames of the part's new stacks together."""
-        places = self._places(part)
-        return int((self.stacks.offsets[places + 1].astype(np.int64) - self.stacks.offsets[places]).sum())
-
     def tables(self, part: Part) -> Tables:
         """The part's rows and new stacks, with only those mappings, names and series that they refer to."""
         stacks = _take(self.stacks, self._places(part))

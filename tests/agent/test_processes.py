@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from agent.builds import Builds
+from agent.image import UNKNOWN_COMM, Image
 from agent.processes import (
     KEEP_WINDOWS,
     MAX_FRUITLESS,
     QUICK_S,
     REFRESH_WINDOWS,
     SETTLE_S,
-    UNKNOWN_COMM,
     Count,
-    Image,
     ImageTable,
 )
 from agent.window import EventKind, ProcessEvent
