@@ -87,7 +87,7 @@ def _upload(client: "Client", path: Path, values: dict[str, Any]) -> dict[str, A
         with path.open("rb") as source:
             size = path.stat().st_size
             if not size:
-                raise FleetflameError(f"`{path}` is empty")
+                raise FleetflameError(f"`{path}` is empty", hint="was it copied whole?")
             with tracked(source, size, doing=f"uploading {path.name}") as chunks:
                 answer: dict[str, Any] = client.send("/api/v1/symbols", params, chunks, size=size)
     except OSError as error:
