@@ -281,17 +281,15 @@ async def _ensure_stream(jetstream: JetStreamContext, spec: StreamSpec) -> None:
         # Made by someone else meanwhile: the server answers as if this call had, if the settings are equal.
         await jetstream.add_stream(stream_config(spec))
         return
-    if set(found.subjects or ()) != {spec.subjects}:
-        problem = f"takes `{', '.join(found.subjects or ())}` instead of `{spec.subjects}`"
-    elif found.storage != StorageType.FILE:
-        problem = "keeps its messages in memory, which a restart of the server would lose"
-    elif 0 <= (found.max_msg_size or -1) < spec.max_message_bytes:
-        problem = f"takes messages of {found.max_msg_size} bytes at most instead of {spec.max_message_bytes}"
-    else:
-        return
-    raise FleetflameError(
-        f"the stream `{spec.name}` {problem}", hint=f"edit it, or remove it (`nats stream rm {spec.name}`)"
+    problem = spec.problem(
+        subjects=found.subjects or (),
+        on_disk=found.storage == StorageType.FILE,
+        max_message_bytes=found.max_msg_size or -1,
     )
+    if problem:
+        raise FleetflameError(
+            f"the stream `{spec.name}` {problem}", hint=f"edit it, or remove it (`nats stream rm {spec.name}`)"
+        )
 
 
 async def _ensure_buckets(jetstream: JetStreamContext) -> None:

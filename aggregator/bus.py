@@ -1,7 +1,7 @@
 """The aggregator's connection to NATS: streams and the shared consumer, made where there are none.
 
 What is found is used as it is: an operator may have chosen other limits, replicas or placement. What is found and
-cannot work (another kind of consumer, other subjects) is refused with the difference.
+cannot work (another kind of consumer, or a stream that agents refuse too) is refused with the difference.
 """
 
 import asyncio
@@ -148,14 +148,18 @@ async def ensure_streams(jetstream: JetStreamContext) -> None:
 
 async def _ensure_stream(jetstream: JetStreamContext, spec: StreamSpec) -> None:
     try:
-        found = await jetstream.stream_info(spec.name)
+        found = (await jetstream.stream_info(spec.name)).config
     except NotFoundError:
         await jetstream.add_stream(_stream_config(spec))
         return
-    if spec.subjects not in (found.config.subjects or []):
+    problem = spec.problem(
+        subjects=found.subjects or (),
+        on_disk=found.storage == StorageType.FILE,
+        max_message_bytes=found.max_msg_size or -1,
+    )
+    if problem:
         raise FleetflameError(
-            f"the stream `{spec.name}` has the subjects {found.config.subjects}, not `{spec.subjects}`",
-            hint="rename or remove it",
+            f"the stream `{spec.name}` {problem}", hint=f"edit it, or remove it (`nats stream rm {spec.name}`)"
         )
 
 

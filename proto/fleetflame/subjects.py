@@ -1,6 +1,7 @@
 """Names on the bus. Streams, subjects and buckets carry the version of what travels on them."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from fleetflame.errors import UsageError
@@ -39,6 +40,16 @@ class StreamSpec:
     duplicate_window_s: int = 120
     """The server's own default. Long enough for a publisher's retries; beyond it the aggregator's ledger of
     (node, epoch, sequence) tells duplicates."""
+
+    def problem(self, *, subjects: Collection[str], on_disk: bool, max_message_bytes: int) -> str:
+        """Why a stream that was found would lose or misdirect messages, "" if it would not; a bound below 0 is none."""
+        if set(subjects) != {self.subjects}:
+            return f"takes `{', '.join(sorted(subjects))}` instead of `{self.subjects}`"
+        if not on_disk:
+            return "keeps its messages in memory, which a restart of the server would lose"
+        if 0 <= max_message_bytes < self.max_message_bytes:
+            return f"takes messages of {max_message_bytes} bytes at most instead of {self.max_message_bytes}"
+        return ""
 
 
 BATCHES = StreamSpec(

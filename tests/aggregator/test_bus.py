@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StorageType, StreamConfig
 
 from aggregator import bus
 from fleetflame.errors import FleetflameError
@@ -40,11 +40,16 @@ async def test_an_operators_own_limits_are_left_alone(nats_server: NatsServer) -
 
 
 async def test_what_cannot_work_is_refused(nats_server: NatsServer) -> None:
-    """A stream of other subjects, a consumer that pushes or does not acknowledge."""
+    """A stream of other subjects or in memory, a consumer that pushes or does not acknowledge."""
     async with bus.connected(nats_server.url) as client:
         jetstream = client.jetstream()
         await jetstream.add_stream(StreamConfig(name=BATCH_STREAM, subjects=["something.else"]))
-        with pytest.raises(FleetflameError, match=r"subjects \['something.else'\]"):
+        with pytest.raises(FleetflameError, match=r"takes `something\.else` instead of"):
+            await bus.ensure_streams(jetstream)
+        await jetstream.delete_stream(BATCH_STREAM)
+        memory = StreamConfig(name=BATCH_STREAM, subjects=[BATCHES.subjects], storage=StorageType.MEMORY)
+        await jetstream.add_stream(memory)
+        with pytest.raises(FleetflameError, match="keeps its messages in memory"):
             await bus.ensure_streams(jetstream)
         await jetstream.delete_stream(BATCH_STREAM)
         await bus.ensure_streams(jetstream)
