@@ -134,7 +134,7 @@ def _load(config: AgentConfig) -> Sampler:
 
 
 def _about(config: AgentConfig) -> dict[str, object]:
-    """What `fleetflame nodes` shows besides name and time."""
+    """What the node's entry on the bus says besides name and time."""
     system = os.uname()
     return {
         "version": importlib.metadata.version("fleetflame"),
