@@ -14,7 +14,6 @@ from aggregator.profile import Origin
 from aggregator.trie import Trie, join, totals
 
 U64 = NDArray[np.uint64]
-F64 = NDArray[np.float64]
 
 SHARE_UNIT = 1 << 40
 """Widths are whole numbers of which all there is has this many; one sample in a trillion still has a width."""

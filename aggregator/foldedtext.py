@@ -25,7 +25,6 @@ from fleetflame.model import MAX_FRAMES
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
 
 MAX_LINE = 1 << 20
 """Bytes of a line. A thousand frames with names of a thousand characters fit."""

@@ -15,8 +15,6 @@ from cli.options import LOG_FORMATS, F, option
 from cli.params import SIZE, format_size
 
 _DEFAULTS = AgentConfig(node="this-machine")
-LABEL_FIELDS = ("pid_label", "container_sockets", "kubernetes_logs")
-"""Options that are fields of LabelConfig."""
 
 
 def _number(name: str, help_text: str, **settings: Any) -> Callable[[F], F]:

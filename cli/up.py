@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cli.supervise import Command, Supervisor
 
 DEFAULT_FREQUENCY = 99
-DEFAULT_HTTP = str(default_of(AggregatorConfig, "http"))
 BUS_START_S = 30.0
 AGGREGATOR_START_S = 60.0
 AGENT_GRACE_S, AGGREGATOR_GRACE_S = 15.0, 20.0

@@ -18,7 +18,6 @@ from aggregator.render.palette import DIFF_STEPS, TITLES, color_class, key_class
 from aggregator.trie import Trie, prune, starts, totals
 
 U64 = NDArray[np.uint64]
-F64 = NDArray[np.float64]
 
 ROOT_NAME = "all"
 ROOT_CLASS = "r0"

@@ -210,7 +210,7 @@ def _sums(
     engine: Engine,
     query: ProfileQuery,
     plan: Plan,
-    grouping: tuple[NDArray[np.uint64], NDArray[np.uint64]],
+    grouping: Grouping,
     *,
     once: bool,
 ) -> Sums:

@@ -41,12 +41,6 @@ def settled(fleet: Fleet, selector: str, *options: str) -> Counter[str]:
     return folded
 
 
-def build_id_of(binary: Path) -> str:
-    """As `readelf` reads it."""
-    notes = subprocess.run(["readelf", "-n", binary], capture_output=True, text=True, check=True).stdout
-    return notes.split("Build ID: ")[1].split()[0]
-
-
 def is_unnamed(stack: str) -> bool:
     """Whether a frame has an address or a placeholder for a name. A stack that says where it ends has all its names."""
     return any(frame.startswith("[") and not frame.startswith("[truncated:") for frame in stack.split(";"))
