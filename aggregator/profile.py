@@ -4,20 +4,15 @@ Stacks are the ends of ways in a tree of names (`names.py`), which is all that m
 with addresses, files and lines, are worked out for those who ask: pprof and speedscope.
 """
 
-from collections.abc import Iterable
-from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.locations import Locations
-from aggregator.locations import Symbolize as Symbolize
-from aggregator.names import NamedStacks, Names
-from aggregator.storage.stacktree import StackTree
-from aggregator.storage.types import Frames, ProfileQuery, Selected, StackRows
+from aggregator.names import NamedStacks
+from aggregator.storage.types import ProfileQuery, Selected
 from aggregator.trie import grow
-from fleetflame.model import Mapping, NamedFrame
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -149,44 +144,6 @@ def index_stacks(wanted: U64, found: I64) -> tuple[I64, I64]:
     stack[have] = index
     ends = found[have][first]
     return (ends if have.all() else np.append(ends, -1)), stack
-
-
-def build_profile(  # noqa: PLR0913 - the five are what a store and a symbolizer give
-    selected: Selected,
-    frames: Frames,
-    mappings: MappingOf[int, Mapping],
-    named: MappingOf[int, NamedFrame],
-    symbolize: Symbolize,
-    *,
-    query: ProfileQuery,
-    no_kernel: bool = False,
-) -> Profile:
-    """The profile of rows whose frames, mappings and named frames are at hand, nothing remembered."""
-    tree = StackTree().with_stacks(
-        StackRows(
-            ids=frames.stacks,
-            offsets=frames.offsets.astype(np.uint64),
-            mapping=frames.mapping,
-            address=frames.address,
-        )
-    )
-    ends, stack = index_stacks(selected.stack, tree.find(selected.stack))
-    names = Names(symbolize).of(tree, ends, _AtHand(mappings, named), kernel=not no_kernel)
-    return make_profile(selected, names, stack, query=query, kernel=not no_kernel)
-
-
-@dataclass(frozen=True, slots=True)
-class _AtHand:
-    """What frames refer to, as it was given."""
-
-    _mappings: MappingOf[int, Mapping]
-    _named: MappingOf[int, NamedFrame]
-
-    def mappings(self, wanted: Iterable[int]) -> MappingOf[int, Mapping]:
-        return {number: self._mappings[number] for number in wanted if number in self._mappings}
-
-    def named(self, wanted: Iterable[int]) -> MappingOf[int, NamedFrame]:
-        return {number: self._named[number] for number in wanted if number in self._named}
 
 
 def _without(dropped: NDArray[np.bool_], offsets: I64, location: I64) -> tuple[I64, I64]:

@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from aggregator import metrics
 from aggregator.config import QueryLimits
+from aggregator.locations import Symbolize
 from aggregator.names import Names, Version
-from aggregator.profile import Profile, Symbolize, index_stacks, make_profile
+from aggregator.profile import Profile, index_stacks, make_profile
 from aggregator.selector import Selector
 from aggregator.storage import Store
 from aggregator.storage.types import ProfileQuery, Selected

@@ -1,14 +1,18 @@
 """Small profiles for tests: rows, frames and names written out, as store and symbolizer would give them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.profile import Profile, build_profile
+from aggregator.locations import Symbolize
+from aggregator.names import Names as StackNames
+from aggregator.profile import Profile, index_stacks, make_profile
 from aggregator.selector import parse_selector
-from aggregator.storage.types import Frames, ProfileQuery, Selected
+from aggregator.storage.stacktree import StackTree
+from aggregator.storage.types import Frames, ProfileQuery, Selected, StackRows
 from fleetflame.buildid import BuildId
 from fleetflame.model import Mapping, MappingKind, NamedFrame
 
@@ -94,3 +98,41 @@ def profile(
     return build_profile(
         selected, frames, tables, named or {}, symbolizer(names or {}), query=query, no_kernel=no_kernel
     )
+
+
+def build_profile(
+    selected: Selected,
+    frames: Frames,
+    mappings: MappingOf[int, Mapping],
+    named: MappingOf[int, NamedFrame],
+    symbolize: Symbolize,
+    *,
+    query: ProfileQuery,
+    no_kernel: bool = False,
+) -> Profile:
+    """The profile of rows whose frames, mappings and named frames are at hand, nothing remembered."""
+    tree = StackTree().with_stacks(
+        StackRows(
+            ids=frames.stacks,
+            offsets=frames.offsets.astype(np.uint64),
+            mapping=frames.mapping,
+            address=frames.address,
+        )
+    )
+    ends, stack = index_stacks(selected.stack, tree.find(selected.stack))
+    names = StackNames(symbolize).of(tree, ends, _AtHand(mappings, named), kernel=not no_kernel)
+    return make_profile(selected, names, stack, query=query, kernel=not no_kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class _AtHand:
+    """What frames refer to, as it was given."""
+
+    _mappings: MappingOf[int, Mapping]
+    _named: MappingOf[int, NamedFrame]
+
+    def mappings(self, wanted: Iterable[int]) -> MappingOf[int, Mapping]:
+        return {number: self._mappings[number] for number in wanted if number in self._mappings}
+
+    def named(self, wanted: Iterable[int]) -> MappingOf[int, NamedFrame]:
+        return {number: self._named[number] for number in wanted if number in self._named}

@@ -1,11 +1,11 @@
-"""build_profile: names for frames, one question per mapping, and no sample lost on the way."""
+"""Profiles: names for frames, one question per mapping, and no sample lost on the way."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from aggregator.fold import fold
-from aggregator.profile import Completeness, build_profile
+from aggregator.profile import Completeness
 from aggregator.render.folded import render
 from aggregator.selector import parse_selector
 from aggregator.storage.types import Frames, ProfileQuery, Selected
@@ -24,6 +24,7 @@ from tests.aggregator.profiles import (
     PYTHON,
     VDSO,
     Names,
+    build_profile,
     profile,
     symbolizer,
 )
