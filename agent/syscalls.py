@@ -1,4 +1,4 @@
-"""The three system calls that Python has no name for: bpf, perf_event_open and their ioctls. One thin wrapper each."""
+"""The two system calls of sampling that Python has no name for, bpf and perf_event_open. One thin wrapper each."""
 
 import ctypes
 import os
