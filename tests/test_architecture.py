@@ -1,6 +1,7 @@
 """The house's walls: who may import whom."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +71,16 @@ def test_the_contract_opens_nothing() -> None:
     forbidden = {"os", "socket", "subprocess", "asyncio", "threading", "pathlib", "time", "io"}
     users = [str(path) for path in modules("proto/fleetflame") if forbidden & set(imports(path))]
     assert not users
+
+
+@pytest.mark.parametrize("folder", ["agent", "aggregator"])
+def test_every_module_has_a_room(folder: str) -> None:
+    """ARCHITECTURE.md names each module and folder below its own, and none that is gone."""
+    plan = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1]
+    room = re.split(r"^(?=\S)", plan, flags=re.MULTILINE)
+    text = next(part for part in room if part.startswith(f"{folder}/"))
+    there = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    there |= {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+    assert not {name for name in there if not re.search(rf"\b{name}\b", text)}
+    headings = re.findall(r"^  ((?:\w+/?)(?:, \w+/?)*)", text, re.MULTILINE)
+    assert not {name for heading in headings for name in re.findall(r"\w+", heading)} - there
