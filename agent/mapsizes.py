@@ -10,11 +10,12 @@ _COUNTS = (2048, 1 << 16)
 _STACKS = (2048, 1 << 14)
 """The most: 36 MB. A machine of 64 CPUs at 99 Hz takes 63,000 samples in a window, but a program's stacks repeat; where
 they do not, `stack_map_full` counts it and the option raises it."""
-_ID_STACKS = (256, 2048)
+_ID_STACKS = (256, 4096)
 _PROCESSES = 16384
 _KINDS_OF_STACK = 2  # user and kernel
-_SHARE_OF_NEW_PROCESSES = 4
-"""One in so many samples hits a process of which user space has not read the mappings, on a machine that compiles."""
+_SHARE_OF_NEW_PROCESSES = 2
+"""One in so many samples hits a process of which user space has not read the mappings, on a machine that compiles and
+tests. Too few cost names: what finds no room goes to the other map as addresses, of a process that is soon gone."""
 
 
 def load_options(config: AgentConfig, *, cpus: int) -> LoadOptions:
