@@ -106,7 +106,7 @@ def _wanting(symbols: SymbolService) -> Callable[[str, Sequence[Mapping]], None]
 
     def seen(node: str, mappings: Sequence[Mapping]) -> None:
         for mapping in mappings:
-            symbols.fetcher.want(mapping, node)
+            symbols.want(mapping, node)
 
     return seen
 

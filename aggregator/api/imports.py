@@ -49,7 +49,7 @@ async def import_(asked: Asked) -> Response:
     imported, stored = await context.queries.run(work)
     for batch in imported.batches:
         for mapping in batch.mappings:
-            context.symbols.fetcher.want(mapping, "")
+            context.symbols.want(mapping, "")
     return json_answer(_told(imported, stored))
 
 

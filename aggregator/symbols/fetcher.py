@@ -13,7 +13,7 @@ Everything here has a bound: the queue, what is remembered, the nodes that are a
 import asyncio
 import logging
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -64,7 +64,6 @@ class Fetcher:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     attempts: OrderedDict[BuildId, Attempt] = field(default_factory=OrderedDict)
-    counts: Counter[str] = field(default_factory=Counter)
     _queue: deque[BuildId] = field(default_factory=deque)
     _waiting: dict[BuildId, tuple[Mapping, list[str]]] = field(default_factory=dict)
     _busy: set[BuildId] = field(default_factory=set)
@@ -86,7 +85,7 @@ class Fetcher:
         if build_id in self._busy or not self._is_time(mapping, node):
             return False
         if len(self._queue) >= MAX_QUEUE:
-            self._count("queue_full")
+            metrics.SYMBOL_SEARCHES.labels("queue_full").inc()
             return False
         self._waiting[build_id] = (mapping, [node] if node else [])
         self._queue.append(build_id)
@@ -180,11 +179,7 @@ class Fetcher:
         self.attempts.move_to_end(build_id)
         while len(self.attempts) > MAX_REMEMBERED:
             self.attempts.popitem(last=False)
-        self._count("named" if rank is not None else "missing")
-
-    def _count(self, outcome: str) -> None:
-        self.counts[outcome] += 1
-        metrics.SYMBOL_SEARCHES.labels(outcome).inc()
+        metrics.SYMBOL_SEARCHES.labels("named" if rank is not None else "missing").inc()
 
     def _rank(self, build_id: BuildId) -> Rank | None:
         record = self.store.record(build_id)

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +47,6 @@ class Intake:
     store: SymbolStore
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     clock: Callable[[], float] = time.time
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
-    faults: Counter[Fault] = field(default_factory=Counter)
     worker: Worker = field(default_factory=Worker)
 
     async def take(self, file: Path, workspace: Path, claim: Claim) -> Verdict:
@@ -99,7 +96,6 @@ class Intake:
         try:
             return await parse(file, table, limits=self.limits, module=module, worker=self.worker)
         except SymbolFileError as error:
-            self.faults[error.fault] += 1
             metrics.SYMBOL_FILES.labels(error.fault).inc()
             await asyncio.to_thread(self.store.refuse, content, error.fault, error.message)
             raise
@@ -130,7 +126,6 @@ class Intake:
         )
         offer = Offer(build_id=build_id, path=claim.path, kept=kept, table=table, content=content, segments=segments)
         verdict = await asyncio.to_thread(self.store.add, offer)
-        self.verdicts[verdict] += 1
         metrics.SYMBOL_FILES.labels(verdict).inc()
         about = {"build_id": str(build_id), "path": claim.path, "source": claim.source, "where": claim.where}
         level = logging.WARNING if verdict is Verdict.CONFLICT else logging.INFO

@@ -6,7 +6,6 @@ Names are never stored with samples. A table that arrives later names what was s
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -97,7 +96,6 @@ class SymbolService:
         self.config = config
         self.store = SymbolStore(config.folder, budget=config.budget)
         self.intake = Intake(self.store, config.worker)
-        self.lookups: Counter[str] = Counter()
         self._seen = seen
         self._lending = None if client is None else Lending(client, max_bytes=config.worker.file_bytes)
         urls = config.debuginfod_urls
@@ -161,12 +159,12 @@ class SymbolService:
         """
         table = None if mapping.build_id is None else self.store.table(mapping.build_id)
         if table is None or not len(addresses):
-            self._count("without_table", len(addresses))
+            _count("without_table", len(addresses))
             return nothing(len(addresses))
         found = look_up(table, self._symbol_addresses(mapping, table, addresses))
         named = int(np.count_nonzero(found.offsets[1:] > found.offsets[:-1]))
-        self._count("named", named)
-        self._count("unnamed", len(addresses) - named)
+        _count("named", named)
+        _count("unnamed", len(addresses) - named)
         return found
 
     def version(self, mapping: Mapping) -> object:
@@ -176,7 +174,7 @@ class SymbolService:
         record = self.store.used(mapping.build_id)
         return None if record is None else (record.kept.digest, record.kept.rank, record.segments)
 
-    async def want(self, mapping: Mapping, node: str) -> None:
+    def want(self, mapping: Mapping, node: str) -> None:
         """Ingest saw this build on this node: if it is time, a table is looked for in the background."""
         self.fetcher.want(mapping, node)
 
@@ -250,25 +248,6 @@ class SymbolService:
                 rank = None if record is None else record.kept.rank
                 found.append(Missing(mapping=mapping, rank=rank, fault=fault, detail=detail))
         return tuple(sorted(found, key=lambda missing: (missing.mapping.path, str(missing.mapping.build_id))))
-
-    def stats(self) -> dict[str, dict[str, int]]:
-        """Counters since the start, and gauges, by group: for metrics."""
-        return {
-            "addresses": dict(self.lookups),
-            "verdicts": {str(verdict): count for verdict, count in self.intake.verdicts.items()},
-            "faults": {str(fault): count for fault, count in self.intake.faults.items()},
-            "searches": dict(self.fetcher.counts),
-            "debuginfod": dict(self.debuginfod.outcomes) if self.debuginfod is not None else {},
-            "now": {
-                "waiting": self.fetcher.waiting(),
-                "builds": len(self.store.records()),
-                "bytes": self.store.used_bytes(),
-            },
-        }
-
-    def _count(self, result: str, count: int) -> None:
-        self.lookups[result] += count
-        metrics.SYMBOL_ADDRESSES.labels(result).inc(count)
 
     def _symbol_addresses(
         self, mapping: Mapping, table: SymbolTable, addresses: NDArray[np.uint64]
@@ -345,6 +324,10 @@ class SymbolService:
                     source = self.store.content_path(record.kept.content)
                     await asyncio.to_thread(_copy, source, copy, self.intake.limits.file_bytes)
                     await self.intake.take(copy, folder, claim)
+
+
+def _count(result: str, addresses: int) -> None:
+    metrics.SYMBOL_ADDRESSES.labels(result).inc(addresses)
 
 
 def in_segments(segments: tuple[Segment, ...], offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:

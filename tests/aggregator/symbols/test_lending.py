@@ -109,9 +109,9 @@ async def test_a_node_lends_what_it_runs(nats_server: NatsServer, tmp_path: Path
         node = Node(client, data=simple_elf([Sym(name="f", value=0x1000, size=16)]))
         await node.start()
         for _ in range(5):
-            await made.want(FILE, "web-1")
+            made.want(FILE, "web-1")
         await made.fetcher.idle()
-        await made.want(FILE, "web-1")
+        made.want(FILE, "web-1")
         assert name_at(made, FILE, 0x1004) == "f"
         assert node.asked == [("symbols", {"build_id": str(BUILD), "path": "/opt/app"})]
         kept = made.list()[0].kept
@@ -123,7 +123,7 @@ async def test_a_file_of_another_build_is_not_believed(nats_server: NatsServer, 
     async with bus(nats_server) as client, service(tmp_path, client) as made:
         data = simple_elf([Sym(name="evil", value=0x1000, size=16)], build_id=b"\x09" * 20)
         await Node(client, data=data).start()
-        await made.want(FILE, "web-1")
+        made.want(FILE, "web-1")
         await made.fetcher.idle()
         assert made.list() == ()
         assert made.fetcher.attempts[BUILD].fault is Fault.WRONG_BUILD_ID
@@ -152,15 +152,15 @@ async def test_replies_are_not_believed(nats_server: NatsServer, tmp_path: Path,
 async def test_a_node_that_is_not_there_is_asked_again_later(nats_server: NatsServer, tmp_path: Path) -> None:
     """No responder answers at once; another node that has the build is asked instead."""
     async with bus(nats_server) as client, service(tmp_path, client) as made:
-        await made.want(FILE, "gone")
+        made.want(FILE, "gone")
         await made.fetcher.idle()
         assert made.fetcher.attempts[BUILD].fault is Fault.UNREACHABLE
         assert made.fetcher.sources.is_silent("gone")
-        await made.want(replace_path(FILE, "other"), "gone")
+        made.want(replace_path(FILE, "other"), "gone")
         await made.fetcher.idle()
         assert "a moment ago" in made.fetcher.attempts[BuildId(b"other")].detail
         await Node(client, name="web-2", data=simple_elf([Sym(name="f", value=0x1000, size=16)])).start()
-        await made.want(FILE, "web-2")
+        made.want(FILE, "web-2")
         await made.fetcher.idle()
         assert name_at(made, FILE, 0x1004) == "f"
 
@@ -173,12 +173,12 @@ async def test_a_kernel_and_its_modules_are_named_by_one_text(nats_server: NatsS
         node = Node(client)
         await node.start()
         for mapping in (kernel, module):
-            await made.want(mapping, "web-1")
+            made.want(mapping, "web-1")
             await made.fetcher.idle()
         assert name_at(made, kernel, 0x44) == "helper"
         assert name_at(made, module, 0x14) == "ext4_init"
         assert node.asked == [("kallsyms", {})]
-        await made.want(replace_path(module, "xfs"), "web-1")
+        made.want(replace_path(module, "xfs"), "web-1")
         await made.fetcher.idle()
         assert [missing.mapping.path for missing in made.missing()] == ["xfs"]
 
@@ -194,14 +194,14 @@ async def test_an_upload_reaches_every_aggregator(nats_server: NatsServer, tmp_p
     upload.write_bytes(simple_elf([Sym(name="f", value=0x1000, size=16)]))
     async with bus(nats_server) as client, service(tmp_path / "a", client) as first:
         async with bus(nats_server) as other, service(tmp_path / "b", other) as second:
-            await second.want(FILE, "")
+            second.want(FILE, "")
             await second.fetcher.idle()
             assert name_at(second, FILE, 0x1004) == ""
             await first.upload(upload, name="app.debug", force=True)
             await until(lambda: name_at(second, FILE, 0x1004) == "f")
         async with service(tmp_path / "c", client) as third:
             await until(lambda: BUILD in third.fetcher.sources.shared)
-            await third.want(FILE, "")
+            third.want(FILE, "")
             await third.fetcher.idle()
             assert name_at(third, FILE, 0x1004) == "f"
             assert third.list()[0].kept.source is Source.SHARED
