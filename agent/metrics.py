@@ -25,6 +25,18 @@ KERNEL_SHORTAGES = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+PROCESSES = Counter(
+    "fleetflame_agent_processes",
+    "What was read of processes, what could not be, and what was forgotten for want of room",
+    ["what"],
+    registry=REGISTRY,
+)
+CONTAINER_QUESTIONS = Counter(
+    "fleetflame_agent_container_questions",
+    "Containers whose names were asked for, and engines that failed",
+    ["what"],
+    registry=REGISTRY,
+)
 DRAIN_SECONDS = Histogram(
     "fleetflame_agent_drain_seconds", "Reading one window from the kernel", buckets=_SECONDS, registry=REGISTRY
 )

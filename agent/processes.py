@@ -17,11 +17,12 @@ import logging
 import os
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 
+from agent import metrics
 from agent.addresses import AddressTable
 from agent.builds import Builds, FileFacts, Place
 from agent.facts import ProcessFacts, open_process, read_facts, read_identity
@@ -59,7 +60,7 @@ MAX_FRUITLESS = 6
 
 
 class Count(StrEnum):
-    """What a table counts."""
+    """What a table counts, in `metrics.PROCESSES`."""
 
     FACTS_READ = "facts_read"
     FACTS_MISSED = "facts_missed"
@@ -85,7 +86,6 @@ class ImageTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.builds = builds
-        self.counts: Counter[Count] = Counter()
         self._snapshots = Snapshots(builds)
         self._on_ready = on_ready
         self._on_facts = on_facts
@@ -165,7 +165,7 @@ class ImageTable:
         if self._window < image.retry_window:
             return image.table
         if self._reread_left <= 0:
-            self._count(Count.REREAD_SKIPPED)
+            _count(Count.REREAD_SKIPPED)
             return None
         former = image.table
         if not self._read_maps(image) or image.snapshot is None:
@@ -248,7 +248,7 @@ class ImageTable:
             self._images[image.id] = image
             if len(self._images) > self._max_images:
                 self._forget(next(iter(self._images.values())))
-                self._count(Count.EVICTED)
+                _count(Count.EVICTED)
 
     def _drop_tables(self) -> None:
         """Those of the images that were not used for longest, until MAX_RANGES hold; they are read again at need."""
@@ -262,7 +262,7 @@ class ImageTable:
                 kept.add(id(table))
             else:
                 image.snapshot = None
-                self._count(Count.TABLES_DROPPED)
+                _count(Count.TABLES_DROPPED)
 
     def _end(self, image: Image | None) -> None:
         if image is not None and not image.ended:
@@ -297,9 +297,9 @@ class ImageTable:
         except OSError:
             found = None
         if found is None:
-            self._count(Count.FACTS_MISSED)
+            _count(Count.FACTS_MISSED)
             return
-        self._count(Count.FACTS_READ)
+        _count(Count.FACTS_READ)
         image.facts = replace(found[0], build_id=executable.build_id if executable else None)
         image.identity = found[1]
         image.kernel_is_blind = executable is not None and not (executable.elf and executable.elf.gnu)
@@ -336,7 +336,7 @@ class ImageTable:
         if found is None or not image.identity.is_now(found[1]):
             self._end(image)
             return
-        self._count(Count.FACTS_READ)
+        _count(Count.FACTS_READ)
         image.identity = found[1]
         facts = replace(found[0], build_id=image.facts.build_id)
         if facts != image.facts:
@@ -356,13 +356,13 @@ class ImageTable:
             snapshot, identity = None, None
         # The identity is read last: an exec between the two readings would show the new program.
         if snapshot is None or identity is None or not image.identity.is_now(identity):
-            self._count(Count.MAPS_MISSED)
+            _count(Count.MAPS_MISSED)
             return False
         image.identity = identity
         image.snapshot = snapshot
-        self._count(Count.MAPS_READ)
+        _count(Count.MAPS_READ)
         if not snapshot.whole:
-            self._count(Count.MAPS_NOT_WHOLE)
+            _count(Count.MAPS_NOT_WHOLE)
         elif tell:
             self._tell_ready(image)
         return True
@@ -373,6 +373,6 @@ class ImageTable:
             if self._on_ready is not None:
                 self._on_ready(image.id)
 
-    def _count(self, what: Count) -> None:
-        with self._lock:
-            self.counts[what] += 1
+
+def _count(what: Count) -> None:
+    metrics.PROCESSES.labels(what).inc()

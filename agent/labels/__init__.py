@@ -74,10 +74,6 @@ class Labeller:
         path, every second or so. Never raises for what an engine does."""
         return self._names.refresh()
 
-    def counters(self) -> dict[str, int]:
-        """Label sets computed, containers asked for, engine failures, since the start."""
-        return {"computed": self.computed, "container_asked": self._names.asked, "container_failed": self._names.failed}
-
     def _compute(self, facts: ProcessFacts, thread: str) -> _Cached:
         self.computed += 1
         place = parse_cgroup(facts.cgroup)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from agent import metrics
 from agent.labels import engine, podlogs
 from agent.labels.engine import Container, EngineError
 
@@ -57,8 +58,6 @@ class ContainerNames:
         self._not_before: dict[str, float] = {}
         self._links: dict[str, Container] = {}
         self._scanned = -SCAN_S
-        self.asked = 0
-        self.failed = 0
 
     def find(self, container: str) -> Container | None:
         """What is known of a container, without waiting; the same object until something else becomes known.
@@ -88,7 +87,7 @@ class ContainerNames:
     def _ask(self, container: str) -> tuple[Container | None, float]:
         """What the first source that knows it says, and how long that holds."""
         lasting = ABSENT_S
-        self.asked += 1
+        metrics.CONTAINER_QUESTIONS.labels("asked").inc()
         for path in self._sockets:
             if self._clock() < self._not_before.get(path, 0.0):
                 lasting = FAILED_S
@@ -105,7 +104,7 @@ class ContainerNames:
         return found, KNOWN_S if found else lasting
 
     def _rest(self, path: str, error: EngineError) -> None:
-        self.failed += 1
+        metrics.CONTAINER_QUESTIONS.labels("engine_failed").inc()
         if path not in self._not_before:
             _log.warning(
                 "container engine does not answer, names are missing", extra={"socket": path, "cause": str(error)}
