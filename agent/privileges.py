@@ -29,13 +29,13 @@ CAPABILITIES = (
         name="CAP_SYS_PTRACE",
         number=19,
         needed=False,
-        lost="mappings of other users' processes stay unread: their frames have no names",
+        lost="processes of other users have no `exe`, and their files are not lent: frames keep build ID and offset",
     ),
     Capability(
         name="CAP_DAC_READ_SEARCH",
         number=2,
         needed=False,
-        lost="executables that only their owner may read have no build ID: no names",
+        lost="files that only their owner may read are not lent: their frames keep build ID and offset",
     ),
     Capability(
         name="CAP_SYSLOG", number=34, needed=False, lost="the kernel hides its addresses: kernel frames have no names"
