@@ -10,12 +10,11 @@ _COUNTS = (2048, 1 << 16)
 _STACKS = (2048, 1 << 14)
 """The most: 36 MB. A machine of 64 CPUs at 99 Hz takes 63,000 samples in a window, but a program's stacks repeat; where
 they do not, `stack_map_full` counts it and the option raises it."""
-_ID_STACKS = (256, 4096)
+_ID_STACKS = (256, 8192)
+"""As many as samples: on a machine that compiles and tests, most hit a process that is gone soon, and no two stacks are
+equal. What finds no room goes to the other map as addresses, which have no names once the process is gone."""
 _PROCESSES = 16384
 _KINDS_OF_STACK = 2  # user and kernel
-_SHARE_OF_NEW_PROCESSES = 2
-"""One in so many samples hits a process of which user space has not read the mappings, on a machine that compiles and
-tests. Too few cost names: what finds no room goes to the other map as addresses, of a process that is soon gone."""
 
 
 def load_options(config: AgentConfig, *, cpus: int) -> LoadOptions:
@@ -24,7 +23,7 @@ def load_options(config: AgentConfig, *, cpus: int) -> LoadOptions:
     return LoadOptions(
         counts_entries=config.counts_entries or _within(samples, _COUNTS),
         stack_entries=config.stack_entries or _within(samples * _KINDS_OF_STACK, _STACKS),
-        id_stack_entries=config.id_stack_entries or _within(samples // _SHARE_OF_NEW_PROCESSES, _ID_STACKS),
+        id_stack_entries=config.id_stack_entries or _within(samples, _ID_STACKS),
         process_entries=config.process_entries or _PROCESSES,
         per_thread=config.thread_label,
     )
