@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 R = TypeVar("R")
+BUS, STORE = "bus", "store"
+STARTING = "not asked for batches yet"
+
 Subscribe = Callable[[], Awaitable[JetStreamContext.PullSubscription]]
 Seen = Callable[[str, Sequence[Mapping]], None]
 
@@ -81,7 +84,7 @@ GROUPS_IN_HAND = 2
 
 
 class Ingest:
-    """One aggregator's share of the stream. `trouble` says what keeps it from storing, or is empty."""
+    """One aggregator's share of the stream."""
 
     def __init__(
         self,
@@ -104,7 +107,12 @@ class Ingest:
         self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._storing = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._turn = asyncio.Lock()
-        self.trouble = ""
+        self._troubles = {BUS: STARTING, STORE: ""}
+
+    @property
+    def trouble(self) -> str:
+        """What keeps it from storing, or ""."""
+        return next((f"{part}: {trouble}" for part, trouble in self._troubles.items() if trouble), "")
 
     def stop(self) -> None:
         """Makes `run` return once the groups in hand are stored, or given back if the store is in trouble."""
@@ -117,7 +125,7 @@ class Ingest:
                 try:
                     await self._take(await self._subscribe())
                 except (TimeoutError, nats.errors.Error, APIError, FleetflameError, OSError) as error:
-                    self._note_trouble(f"bus: {str(error) or 'no answer'}")
+                    self._note_trouble(BUS, str(error) or "no answer")
                     await self._pause(self._options.backoff_s[1])
         finally:
             await asyncio.gather(*self._in_hand)
@@ -127,7 +135,7 @@ class Ingest:
     async def _take(self, subscription: JetStreamContext.PullSubscription) -> None:
         """Group after group, until `stop` or until the consumer is gone."""
         idle = 0
-        self._note_trouble("")
+        self._note_trouble(BUS, "")
         while not self._stopping.is_set():
             messages = await self._fetch(subscription)
             idle = 0 if messages else idle + 1
@@ -191,11 +199,13 @@ class Ingest:
             try:
                 result = await loop.run_in_executor(thread, work, argument)
             except StoreError as error:
-                self._note_trouble(f"store: {error.message}")
+                self._note_trouble(STORE, error.message)
                 if not await self._pause(pause):
                     return None
             else:
-                self._note_trouble("")
+                # A group that was only decoded says nothing about the one that waits to be stored.
+                if thread is self._storing:
+                    self._note_trouble(STORE, "")
                 return result
         raise AssertionError("the pauses do not end")
 
@@ -320,13 +330,14 @@ class Ingest:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         return not self._stopping.is_set()
 
-    def _note_trouble(self, trouble: str) -> None:
-        if trouble and trouble != self.trouble:
-            log.error("cannot store", extra={"error": trouble})
-        if self.trouble and not trouble:
+    def _note_trouble(self, part: str, trouble: str) -> None:
+        before = self.trouble
+        self._troubles[part] = trouble
+        if self.trouble and self.trouble != before:
+            log.error("cannot store", extra={"error": self.trouble})
+        elif before and not self.trouble and STARTING not in before:
             log.info("storing again")
-        self.trouble = trouble
-        metrics.HEALTHY.set(0 if trouble else 1)
+        metrics.HEALTHY.set(0 if self.trouble else 1)
 
 
 class _RefusedError(DecodeError):
