@@ -12,10 +12,12 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import shutil
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 
 import prometheus_client
 import uvicorn
@@ -71,6 +73,7 @@ async def _run(config: AggregatorConfig, listener: socket.socket) -> None:
 async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
     """Everything but HTTP, from start to stop. Raises FleetflameError if a part does not start."""
     async with contextlib.AsyncExitStack() as stack:
+        _warn_of_budget(config)
         store = await asyncio.to_thread(Store, storage_options(config))
         stack.push_async_callback(asyncio.to_thread, store.close)
         client = await stack.enter_async_context(bus.connected(config.nats))
@@ -99,6 +102,18 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
             troubles=troubles,
             version=importlib.metadata.version("fleetflame"),
         )
+
+
+def _warn_of_budget(config: AggregatorConfig) -> None:
+    """A budget that the disk cannot hold removes nothing before the disk is full, and then nothing can be written."""
+    folder = Path(config.storage).absolute()
+    if not config.is_embedded:
+        return
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    total = shutil.disk_usage(place).total
+    if config.disk_budget + config.symbols_budget > total:
+        about = {"disk_budget": config.disk_budget, "symbols_budget": config.symbols_budget, "disk_bytes": total}
+        log.warning("the disk may fill up before old data are removed: lower the budgets", extra=about)
 
 
 def _wanting(symbols: SymbolService) -> Callable[[str, Sequence[Mapping]], None]:

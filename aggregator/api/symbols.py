@@ -1,6 +1,9 @@
 """Symbols: what is kept for which build, what is missing, and files that an operator gives."""
 
 import asyncio
+import contextlib
+import errno
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +14,7 @@ from starlette.responses import Response
 
 from aggregator.api.answers import ApiError, json_answer
 from aggregator.api.endpoint import Asked, Param
-from aggregator.symbols.faults import Fault, SymbolFileError
+from aggregator.symbols.faults import HINTS, Fault, SymbolFileError
 from aggregator.symbols.records import Record
 from aggregator.symbols.service import Missing
 from fleetflame.buildid import BuildId
@@ -42,8 +45,8 @@ async def upload(asked: Asked) -> Response:
     """Takes a file in: its symbols name samples from now on, those of the past too."""
     service, context, build_id = asked.context.symbols, asked.context, asked.text("build_id")
     check_build_id(build_id)
-    with TemporaryDirectory(prefix="upload-", dir=context.config.symbols_folder) as folder:
-        file = Path(folder) / "file"
+    with _room(context.config.symbols_folder) as folder:
+        file = folder / "file"
         await receive_file(asked, file, limit=context.config.upload_bytes)
         try:
             uploaded = await service.upload(
@@ -57,6 +60,22 @@ async def upload(asked: Asked) -> Response:
             status = _STATUS.get(error.fault, 422)
             raise ApiError(status, error.fault.value, error.message, hint=error.hint) from None
     return json_answer({**_row(uploaded.record), "verdict": uploaded.verdict.value, "seen": uploaded.seen})
+
+
+@contextlib.contextmanager
+def _room(parent: Path) -> Iterator[Path]:
+    """A folder for one upload, which goes with it. Raises ApiError if it cannot be made."""
+    try:
+        made = TemporaryDirectory(prefix="upload-", dir=parent)
+    except OSError as error:
+        raise _no_room(error) from None
+    with made as folder:
+        yield Path(folder)
+
+
+def _no_room(error: OSError) -> ApiError:
+    hint = HINTS[Fault.DISK] if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see --symbols of the aggregator"
+    return ApiError(507, "disk_full", f"the aggregator failed to keep the file: {cause_of(error)}", hint=hint)
 
 
 def check_build_id(text: str) -> None:
@@ -84,7 +103,7 @@ async def receive_file(asked: Asked, target: Path, *, limit: int) -> int:
     except ClientDisconnect:
         raise ApiError(400, "incomplete", "the body ended early") from None
     except OSError as error:
-        raise ApiError(507, "disk_full", f"failed to keep the body: {cause_of(error)}") from None
+        raise _no_room(error) from None
     if not size:
         raise ApiError(400, "empty", "the request has no body", hint="send the file as the body of the request")
     return size

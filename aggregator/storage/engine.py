@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ _FULL = frozenset({243, 76, 75, 1001})  # NOT_ENOUGH_SPACE, CANNOT_OPEN_FILE, CA
 _MEMORY = frozenset({241, 173})
 _TIMEOUT = frozenset({159, 160, 209})
 _BAD_REGEX = 427
-_FREE_SPACE = "free disk space, or lower --disk-budget"
+_FREE_SPACE = "free disk space, and keep --disk-budget well below the size of the disk"
 
 
 class Engine:
@@ -241,12 +242,14 @@ def _translated(doing: str) -> Iterator[None]:
         metrics.STATEMENT_SECONDS.labels(doing).observe(time.monotonic() - started)
 
 
+_AROUND = re.compile(r"Code: \d+\. DB::Exception: | \(version [^)]*\)\.?| \([A-Z_]+\)\.?")
 _WORDS = {"command": "run a command"}
 
 
 def _as_ours(error: ClickHouseError, failed: str) -> FleetflameError:
     code = getattr(error, "code", None)
-    text = " ".join(str(error).split())[:400]
+    # Every layer of the engine puts its own code and version around the same sentence.
+    text = _AROUND.sub("", " ".join(str(error).split())).rstrip(".")[:400]
     if code == _BAD_REGEX:
         return UsageError(f"not a regular expression: {text[:200]}", hint="expressions are RE2's")
     if code in _FULL and ("space" in text.lower() or code == 243):

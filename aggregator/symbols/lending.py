@@ -10,6 +10,7 @@ A reply names an object; its key must belong to the build that was asked for, an
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import re
@@ -159,7 +160,9 @@ def asking(failed: str) -> Iterator[None]:
         yield
     except (nats.errors.Error, TimeoutError, OSError) as error:
         _end_if_cancelled()
-        raise SymbolFileError(Fault.UNREACHABLE, f"{failed}: {str(error) or 'no answer'}") from error
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fault = Fault.DISK if full else Fault.UNREACHABLE
+        raise SymbolFileError(fault, f"{failed}: {str(error) or 'no answer'}") from error
     _end_if_cancelled()
 
 
