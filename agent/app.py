@@ -32,7 +32,6 @@ from agent.kernel import Kernel
 from agent.kernelmaps import online_cpus
 from agent.labels import Labeller
 from agent.mapsizes import load_options
-from agent.monitor import Monitor
 from agent.node import NodeService
 from agent.normalize import NormalizedWindow, Normalizer
 from agent.processes import ImageTable
@@ -124,6 +123,8 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
             drained=asyncio.Event(),
         )
         if config.metrics_listen:
+            from agent.monitor import Monitor  # an HTTP server: not for an agent that serves nothing
+
             trouble = "no connection to NATS"
             stack.enter_context(Monitor(config.metrics_listen, lambda: "" if bus.connected else trouble))
         yield parts

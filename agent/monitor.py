@@ -5,8 +5,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
+from agent.instruments import CONTENT_TYPE
 from agent.metrics import REGISTRY
 from fleetflame.errors import FleetflameError, cause_of
 
@@ -49,7 +48,7 @@ class Monitor:
 def _handler(trouble: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
     def answer(path: str) -> tuple[int, str, bytes]:
         if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
+            return 200, CONTENT_TYPE, REGISTRY.text().encode()
         if path == "/healthz":
             return 200, _TEXT, b"ok\n"
         if path == "/readyz":

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from agent.config import RANGES, AgentConfig, LogLevel, read_config
+from agent.config import RANGES, AgentConfig, LogLevel
 from cli.options import LOG_FORMATS, F, option
 from cli.params import SIZE, format_size
 
@@ -124,12 +124,18 @@ def command(config_file: Path | None, log_format: str, **values: Any) -> int:
     from cli.logging import set_up
     from cli.output import colour_wanted
 
-    config = config_of(read_config(config_file) if config_file else AgentConfig(), values)
+    config = config_of(_read(config_file) if config_file else AgentConfig(), values)
     set_up(process="agent", level=config.log_level, format_name=log_format, colour=colour_wanted())
 
     from agent import app
 
     return app.run(config)
+
+
+def _read(file: Path) -> AgentConfig:
+    from agent.configfile import read_config  # YAML is 1 MB: not for an agent without such a file
+
+    return read_config(file)
 
 
 def config_of(base: AgentConfig, values: dict[str, Any]) -> AgentConfig:

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import LABEL_KEYS, MIB, RANGES, READERS, AgentConfig, LogLevel, parse_config, read_config
+from agent.config import MIB, RANGES, AgentConfig, LogLevel
+from agent.configfile import LABEL_KEYS, READERS, parse_config, read_config
 from agent.document import MAX_BYTES
 from agent.facts import ProcessFacts
 from agent.labels.cgroup import parse_cgroup
-from agent.labels.config import RULE_KEYS, LabelConfig
+from agent.labels.config import LabelConfig
 from agent.labels.engine import Container
 from agent.labels.meta import meta_labels
 from agent.labels.relabel import Action, Rule
+from agent.labels.rules import RULE_KEYS
 from fleetflame.buildid import BuildId
 from fleetflame.errors import UsageError
 

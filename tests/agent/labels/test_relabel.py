@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.document import Value, parse_document
-from agent.labels.config import read_rules
 from agent.labels.relabel import MAX_VALUE, Action, Rule, RuleError, clean, is_name, parse_template, relabel
+from agent.labels.rules import read_rules
 from fleetflame.errors import UsageError
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "relabel" / "prometheus.json").read_text())
