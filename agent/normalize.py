@@ -84,8 +84,9 @@ class Normalizer:
 
     def normalize(self, window: Window) -> NormalizedWindow:
         """The window's samples, all of them but those that are counted in `lost`."""
-        image_ids, image_of = np.unique(window.counts["image"], return_inverse=True)
-        images = [self._images.get(number) for number in image_ids.tolist()]
+        image_ids, first, image_of = np.unique(window.counts["image"], return_index=True, return_inverse=True)
+        comms = window.counts["comm"][first].tolist()
+        images = [self._images.get(*image) for image in zip(image_ids.tolist(), map(_text, comms), strict=True)]
         series, rows, filtered = self._label(window, images, image_of)
         resolver = Resolver(self._images, self._kernel)
         stacks, stack_of = _Stacks(window, resolver).of(rows, images)
@@ -117,8 +118,10 @@ class Normalizer:
         self, window: Window, images: list[Image], image_of: NDArray[np.int64]
     ) -> tuple[tuple[Labels, ...], _Rows, int]:
         """(label sets, the rows that have one, samples of those that have none)."""
-        threads, thread_of = np.unique(window.counts["comm"], return_inverse=True)
-        names = [name.decode("utf-8", "backslashreplace") for name in threads.tolist()]
+        # Rows have a thread where labels per thread are on; else their name is the process's, which its facts have.
+        thread = np.where(window.counts["tid"] == 0, b"", window.counts["comm"])
+        threads, thread_of = np.unique(thread, return_inverse=True)
+        names = [_text(name) for name in threads.tolist()]
         pairs, pair_of = np.unique(image_of * len(names) + thread_of, return_inverse=True)
         series: dict[Labels, int] = {}
         numbers = np.full(len(pairs), -1, np.int64)
@@ -251,6 +254,10 @@ def count_degraded(stacks: StackTable, row_stack: NDArray[np.int64], row_count: 
         FrameMiss(miss).name.lower(): int(samples[pairs[pairs[:, 1] == miss, 0]].sum(dtype=np.uint64))
         for miss in np.unique(pairs[:, 1]).tolist()
     }
+
+
+def _text(comm: bytes) -> str:
+    return comm.decode("utf-8", "backslashreplace")
 
 
 def _all_misses() -> Pool:

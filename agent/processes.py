@@ -7,7 +7,7 @@ end, so what is read when is a choice:
 - exec: mappings after SETTLE_S. At exec only the loader is mapped, and most processes are gone by then; their samples
   carry build IDs that the kernel resolved. Only where it cannot, because the program has no GNU build ID, they are also
   read at once;
-- fork: nothing. Facts and mappings are the parent's, the same objects, until the child is sampled.
+- fork: nothing, and only once the child is sampled. Facts and mappings are the parent's, the same objects.
 
 Once mappings are complete, `on_ready` is told, and bare addresses arrive from then on. Two threads use a table: one
 calls `apply` and `read_due`, the other what the normalizer needs. No lock is held while anything is read.
@@ -30,7 +30,7 @@ from agent.image import NOBODY, Image, unknown_image
 from agent.openat import OpenMiss, ProcessFiles, status_of
 from agent.snapshot import Snapshots
 from agent.vdso import read_base
-from agent.window import EventKind, ProcessEvent, tgid_of
+from agent.window import EventKind, ProcessEvent, begin_of, tgid_of
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ class Count(StrEnum):
 
 
 class ImageTable:
-    """Images by id, MAX_IMAGES at most; the one that was not used for longest goes first, and is counted."""
+    """Images by id, MAX_IMAGES at most. The first to go are those that ended without a sample, then those that were not
+    used for longest; each is counted."""
 
     def __init__(  # noqa: PLR0913  # half of them are seams for tests
         self,
@@ -93,6 +94,7 @@ class ImageTable:
         self._max_images = max_images
         self._clock = clock
         self._images: OrderedDict[int, Image] = OrderedDict()
+        self._idle: OrderedDict[int, None] = OrderedDict()
         self._current: dict[int, int] = {}
         self._due: deque[tuple[float, int]] = deque(maxlen=max_images)
         self._soon: deque[tuple[float, int]] = deque(maxlen=max_images)
@@ -115,8 +117,8 @@ class ImageTable:
                 self._begin_fork(event)
             case EventKind.SEEN:
                 self._read_maps(self._begin(event))
-            case EventKind.EXIT:
-                self._end(self._find(event.image))
+            case EventKind.EXIT | EventKind.EXIT_UNSAMPLED:
+                self._end(self._find(event.image), idle=event.kind is EventKind.EXIT_UNSAMPLED)
         self.read_due()
 
     def read_due(self) -> None:
@@ -138,10 +140,12 @@ class ImageTable:
 
     # The thread that normalizes calls these.
 
-    def get(self, image_id: int) -> Image:
-        """The image, read now if its event was lost. Counts as a use in this window."""
-        image = self._find(image_id) or self._adopt(image_id)
+    def get(self, image_id: int, comm: str = "") -> Image:
+        """The image, read now if its event was lost; `comm` is its name if that is too late. Counts as a use in this
+        window."""
+        image = self._find(image_id) or self._adopt(image_id, comm)
         with self._lock:
+            self._idle.pop(image_id, None)
             image.last_window = self._window
             if image_id in self._images:
                 self._images.move_to_end(image_id)
@@ -213,11 +217,18 @@ class ImageTable:
             return
         facts = replace(parent.facts, tgid=event.tgid, comm=event.comm or parent.facts.comm)
         image = Image(id=event.image, tgid=event.tgid, facts=facts, identity=replace(parent.identity, start=0))
-        image.snapshot, image.vdso = parent.snapshot, parent.vdso
+        image.vdso = parent.vdso
         image.inherited = True
+        snapshot = parent.snapshot
+        # What the parent has mapped since the fork the child may have somewhere else.
+        shared = snapshot is not None and snapshot.since_ns < begin_of(event.image)
+        if shared:
+            image.snapshot = snapshot
         self._add(image)
-        if parent.ready:
+        if shared and parent.ready:
             self._tell_ready(image)
+        elif snapshot is not None and not shared:
+            self._read_maps(image)
         else:
             self._schedule(image)
 
@@ -227,10 +238,10 @@ class ImageTable:
         self._add(image)
         return image
 
-    def _adopt(self, image_id: int) -> Image:
+    def _adopt(self, image_id: int, comm: str) -> Image:
         """An image that no event announced: the ring buffer was full, or there were too many images."""
         tgid = tgid_of(image_id)
-        image = unknown_image(image_id, tgid)
+        image = unknown_image(image_id, tgid, comm)
         with self._lock:
             # Ids grow with time: if a later image of the process is known, this one is over.
             image.ended = self._current.get(tgid, 0) > image_id
@@ -247,7 +258,7 @@ class ImageTable:
                 self._current[image.tgid] = image.id
             self._images[image.id] = image
             if len(self._images) > self._max_images:
-                self._forget(next(iter(self._images.values())))
+                self._forget(self._images[next(iter(self._idle or self._images))])
                 _count(Count.EVICTED)
 
     def _drop_tables(self) -> None:
@@ -264,14 +275,17 @@ class ImageTable:
                 image.snapshot = None
                 _count(Count.TABLES_DROPPED)
 
-    def _end(self, image: Image | None) -> None:
+    def _end(self, image: Image | None, *, idle: bool = False) -> None:
         if image is not None and not image.ended:
             with self._lock:
                 image.ended = True
                 image.last_window = self._window
+                if idle:
+                    self._idle[image.id] = None
 
     def _forget(self, image: Image) -> None:
         self._images.pop(image.id, None)
+        self._idle.pop(image.id, None)
         if self._current.get(image.tgid) == image.id:
             del self._current[image.tgid]
 

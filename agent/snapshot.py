@@ -5,6 +5,7 @@ the file of anonymous code. What is beyond shows as a miss.
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -31,12 +32,15 @@ _NO_FILE_BEHIND = (b"/anon_hugepage", b"/dev/zero", b"/SYSV", b"/[aio]")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """`whole` if every file that the process executes could be read: only then is the table better than the kernel's
-    own build IDs. `fingerprint` stands for the regions it was made of, `bytes_read` is what it cost."""
+    own build IDs. `fingerprint` stands for the regions it was made of, `bytes_read` is what it cost. `since_ns` is when
+    these regions were seen first, on the monotonic clock.
+    """
 
     table: AddressTable
     whole: bool
     fingerprint: int
     bytes_read: int
+    since_ns: int
 
 
 class Snapshots:
@@ -51,6 +55,7 @@ class Snapshots:
 
         If its regions are still those of `former`, nothing is opened and the table is the same object.
         """
+        since_ns = time.monotonic_ns()
         text = _Maps(process)
         regions = tuple(iter_executable(text))
         if not regions or text.failed:
@@ -61,7 +66,13 @@ class Snapshots:
         with ProcessFiles(process) as files:
             reading = _Reading(self._builds, self.vdso, files, process=process, tgid=tgid)
             table = build_table(reading.ranges(regions))
-        return Snapshot(table=table, whole=reading.whole, fingerprint=fingerprint, bytes_read=text.bytes_read)
+        return Snapshot(
+            table=table,
+            whole=reading.whole,
+            fingerprint=fingerprint,
+            bytes_read=text.bytes_read,
+            since_ns=since_ns,
+        )
 
 
 class _Maps:

@@ -39,7 +39,7 @@ COUNT_DTYPE = np.dtype(
         ("kernel", "<u8"),  # stack key; always of `Window.stacks`
         ("tgid", "<u4"),
         ("tid", "<u4"),  # 0 unless labels per thread are on
-        ("comm", "S16"),  # of the thread; empty unless labels per thread are on
+        ("comm", "S16"),  # of the thread if labels per thread are on, else of the process when the image began
         ("count", "<u8"),
     ]
 )
@@ -113,13 +113,17 @@ class EventKind(IntEnum):
     FORK = 2
     EXIT = 3
     SEEN = 4
-    """First sample of a process that was there before the agent."""
+    """First sample, or first fork, of a process that was there before the agent."""
+    EXIT_UNSAMPLED = 5
+    """The exit of an image of which there is no sample yet; its last moments may still be sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEvent:
-    """`image` begins (EXEC, FORK, SEEN) or ends (EXIT). `parent_image`: FORK: the parent's; EXEC: the one that the
-    process had until then; else 0. `comm` is the kernel's name of the process at that moment."""
+    """`image` begins (EXEC, FORK, SEEN) or ends (EXIT, EXIT_UNSAMPLED). `parent_image`: FORK: what it was forked from;
+    EXEC: what the process was until then, or the nearest ancestor of it that was told; else 0. `comm` is the kernel's
+    name of the process at that moment. A fork is told when its child is sampled first, and not at all if it never is.
+    """
 
     kind: EventKind
     tgid: int
@@ -131,3 +135,8 @@ class ProcessEvent:
 def tgid_of(image: int) -> int:
     """The process that an image id belongs to."""
     return image & ((1 << TGID_BITS) - 1)
+
+
+def begin_of(image: int) -> int:
+    """When an image began, in ns of the monotonic clock, rounded down to 1,024 ns."""
+    return image >> TGID_BITS << 10

@@ -80,19 +80,39 @@ static inline void tell(u32 kind, u32 tgid, u64 image, u64 parent_image)
 	events.ringbuf_submit(event, 0);
 }
 
-/* The image of a tgid, begun now if it is unknown: a process that was there before us, or fell out of the map. */
-static inline u64 image_of(u32 tgid, u32 set)
+static inline void begin(u32 tgid, struct process *fresh)
 {
-	struct process *known = processes.lookup(&tgid);
+	fresh->image = new_image(tgid);
+	bpf_get_current_comm(fresh->comm, sizeof(fresh->comm));
+	if (processes.update(&tgid, fresh))
+		bump(current_set(), COUNTER_PROCESS_MAP_FULL);
+}
+
+/* The process, begun now if it is unknown: it was there before us, or fell out of the map. */
+static inline struct process *process_of(u32 tgid)
+{
+	struct process *process = processes.lookup(&tgid);
 	struct process fresh = {};
 
-	if (known)
-		return known->image;
-	fresh.image = new_image(tgid);
-	if (processes.update(&tgid, &fresh))
-		bump(set, COUNTER_PROCESS_MAP_FULL);
-	tell(EVENT_SEEN, tgid, fresh.image, 0);
-	return fresh.image;
+	if (process)
+		return process;
+	begin(tgid, &fresh);
+	return processes.lookup(&tgid);
+}
+
+/* Two CPUs that come here at the same moment tell it twice, which is as good as once. */
+static inline void introduce(u32 tgid, struct process *process)
+{
+	if (process->told)
+		return;
+	process->told = 1;
+	tell(process->origin ? EVENT_FORK : EVENT_SEEN, tgid, process->image, process->origin);
+}
+
+/* The nearest image that user space knows of: this one, or what it was forked from. */
+static inline u64 told_image(struct process *process)
+{
+	return process->told ? process->image : process->origin;
 }
 
 /* Multiply and fold, a word at a time: spreads the few bits in which neighbouring stacks differ over all 64. */
@@ -232,6 +252,7 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	u32 set = current_set();
 	struct count_key key = {};
 	struct scratch *scratch;
+	struct process *process;
 	u64 *count, one = 1;
 	int zero = 0;
 
@@ -241,9 +262,17 @@ int on_sample(struct bpf_perf_event_data *ctx)
 		return 0; /* SANITY: an array map of one entry has its entry 0; the verifier cannot know. */
 
 	key.tgid = ids >> 32;
-	key.image = image_of(key.tgid, set);
-	if (PER_THREAD) {
-		key.tid = ids;
+	process = process_of(key.tgid);
+	if (process) {
+		process->sampled = 1;
+		introduce(key.tgid, process);
+		key.image = process->image;
+		__builtin_memcpy(key.comm, process->comm, sizeof(key.comm));
+	} else {
+		key.image = new_image(key.tgid);
+	}
+	if (PER_THREAD || !process) {
+		key.tid = PER_THREAD ? ids : 0;
 		bpf_get_current_comm(key.comm, sizeof(key.comm));
 	}
 	if (!IN_USER_MODE(&ctx->regs))
@@ -270,13 +299,11 @@ int on_sample(struct bpf_perf_event_data *ctx)
 RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct process *before = processes.lookup(&tgid);
-	u64 former = before ? before->image : 0;
-	struct process fresh = { .image = new_image(tgid) };
+	struct process fresh = { .told = 1 }, *former = processes.lookup(&tgid);
+	u64 former_image = former ? told_image(former) : 0;
 
-	if (processes.update(&tgid, &fresh))
-		bump(current_set(), COUNTER_PROCESS_MAP_FULL);
-	tell(EVENT_EXEC, tgid, fresh.image, former);
+	begin(tgid, &fresh);
+	tell(EVENT_EXEC, tgid, fresh.image, former_image);
 	return 0;
 }
 
@@ -291,11 +318,14 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	bpf_probe_read_kernel(&tgid, sizeof(tgid), child + TASK_TGID);
 	if (pid != tgid)
 		return 0; /* a thread: same process, same mappings */
-	parent = processes.lookup(&parent_tgid);
-	fresh.image = new_image(tgid);
-	if (processes.update(&tgid, &fresh))
-		bump(current_set(), COUNTER_PROCESS_MAP_FULL);
-	tell(EVENT_FORK, tgid, fresh.image, parent ? parent->image : 0);
+	parent = process_of(parent_tgid);
+	if (parent) {
+		/* Once per process that forks: its children, which may be gone before anybody looks, are in its cgroup. */
+		if (!parent->origin)
+			introduce(parent_tgid, parent);
+		fresh.origin = told_image(parent);
+	}
+	begin(tgid, &fresh);
 	return 0;
 }
 
@@ -312,8 +342,8 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	if (tgid != (u32)ids)
 		return 0;
 	process = processes.lookup(&tgid);
-	if (process)
-		tell(EVENT_EXIT, tgid, process->image, 0);
+	if (process && process->told)
+		tell(process->sampled ? EVENT_EXIT : EVENT_EXIT_UNSAMPLED, tgid, process->image, 0);
 	return 0;
 }
 

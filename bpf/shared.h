@@ -30,7 +30,7 @@ struct count_key {
 	u64 kernel; /* key of the kernel stack */
 	u32 tgid;
 	u32 tid;       /* 0 unless PER_THREAD: a row per thread is a choice of the operator */
-	char comm[16]; /* the thread's, "" unless PER_THREAD */
+	char comm[16]; /* the thread's if PER_THREAD, else what the process was called when its image began */
 };
 
 /* Addresses as the unwinder found them, leaf first. */
@@ -60,15 +60,24 @@ struct id_stack {
  */
 struct process {
 	u64 image;
+	u64 origin;    /* of an image that user space was not told of: the nearest one it was told of, from which it was forked */
+	char comm[16]; /* rows have it too, so that a process whose events were lost has a name at least */
+	u32 told;
+	u32 sampled;
 };
 
-enum event_kind { EVENT_EXEC = 1, EVENT_FORK = 2, EVENT_EXIT = 3, EVENT_SEEN = 4 };
+/*
+ * Most processes of a busy machine are never sampled. So a fork is told when its child is sampled first; what the child
+ * was forked from will do for its labels and mappings. An exec is told at once: there is a program to be looked at, which
+ * may end at any moment. EXIT_UNSAMPLED is the exit of an image of which there is no sample yet.
+ */
+enum event_kind { EVENT_EXEC = 1, EVENT_FORK = 2, EVENT_EXIT = 3, EVENT_SEEN = 4, EVENT_EXIT_UNSAMPLED = 5 };
 
 struct process_event {
 	u32 kind;
 	u32 tgid;
 	u64 image;
-	u64 parent_image; /* FORK: of the parent; EXEC: what the process was before; else 0 */
+	u64 parent_image; /* what this one was forked from, or was before its exec, as far as it was told; else 0 */
 	char comm[16];
 };
 

@@ -46,19 +46,20 @@ class Samples:
     """A window in the making. Stacks are leaf first; a frame of the kernel's own resolving is (build ID, offset), or
     (b"", address)."""
 
-    rows: list[tuple[int, int, int, int, bytes]] = field(default_factory=list)
+    rows: list[tuple[int, int, int, int, int, bytes]] = field(default_factory=list)
     raw: dict[int, Sequence[int]] = field(default_factory=dict)
     ids: dict[int, Sequence[IdFrame]] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
 
-    def add(self, image: int, user: int, kernel: int = 0, *, count: int = 1, comm: bytes = b"") -> "Samples":
-        self.rows.append((image, user, kernel, count, comm))
+    def add(self, image: int, user: int, kernel: int = 0, *, count: int = 1, thread: bytes = b"") -> "Samples":
+        """Rows of threads have a thread's number and name, others the name of the process, here `kernel's`."""
+        self.rows.append((image, user, kernel, count, bool(thread), thread or b"kernel's"))
         return self
 
     def window(self) -> Window:
         counts = np.zeros(len(self.rows), COUNT_DTYPE)
-        for at, (image, user, kernel, count, comm) in enumerate(self.rows):
-            counts[at] = (image, user, kernel, image & 0x3FFFFF, 0, comm, count)
+        for at, (image, user, kernel, count, tid, comm) in enumerate(self.rows):
+            counts[at] = (image, user, kernel, image & 0x3FFFFF, tid, comm, count)
         frames = [frame for key in sorted(self.ids) for frame in self.ids[key]]
         return Window(
             start_ns=10,
@@ -293,9 +294,15 @@ def test_equal_stacks_of_different_processes_are_one(world: World, tmp_path: Pat
 
 def test_threads_have_labels_of_their_own(world: World) -> None:
     """Where rows carry the name of a thread."""
-    samples = Samples(raw={16: [TEXT]}).add(A, 16, comm=b"io").add(A, 16, comm=b"main").add(A, 16, comm=b"io")
+    samples = Samples(raw={16: [TEXT]}).add(A, 16, thread=b"io").add(A, 16, thread=b"main").add(A, 16, thread=b"io")
     window = world.normalize(samples)
     assert {dict(labels)["thread"]: n for (labels, _), n in shown(window).items()} == {"io": 2, "main": 1}
+
+
+def test_a_process_that_is_gone_before_its_event_was_read_has_its_name(world: World) -> None:
+    """Rows have it from the kernel; what was read of a process counts more."""
+    window = world.normalize(Samples(raw={16: [TEXT]}).add(GONE, 16).add(A, 16))
+    assert {labels for labels, _ in shown(window)} == {(("comm", "kernel's"),), (("comm", "shell"),)}
 
 
 def test_an_empty_window_is_a_window(world: World) -> None:

@@ -1,7 +1,7 @@
 """Process images: what is read when, what is inherited, what is forgotten."""
 
-import itertools
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,16 @@ from fleetflame.buildid import BuildId
 from tests.agent.counted import counted
 from tests.agent.fakeproc import TEXT, FakeProc, write_elf
 
-_times = itertools.count(1)
+TICK_NS = 1024
 
 
 def image_id(pid: int) -> int:
-    """A new one, as the kernel makes them: later ones are larger, the low bits are the PID."""
-    return next(_times) << 22 | pid
+    """A new one, as the kernel makes them: the time in ticks above the PID."""
+    # Begins after whatever was done before, as a child does after its parent's mappings were read.
+    tick = time.monotonic_ns() // TICK_NS + 1
+    while time.monotonic_ns() // TICK_NS <= tick:
+        pass
+    return tick << 22 | pid
 
 
 class World:
@@ -176,6 +180,23 @@ def test_a_fork_shares_what_its_parent_has(world: World) -> None:
     assert world.ready == [parent.id, child.id]
 
 
+def test_what_a_parent_has_mapped_since_the_fork_is_not_its_childs(world: World) -> None:
+    """A fork is told late; what lies at that address in the child is read of the child, or unknown."""
+    parent = world.seen()
+    alive, gone = image_id(8), image_id(9)
+    world.proc.start(8, world.shell)
+    world.proc.map(8, world.shell, world.server)
+    world.proc.map(7, world.shell, world.plugin)
+    world.table.read_maps(parent)
+    for child in (alive, gone):
+        event = ProcessEvent(kind=EventKind.FORK, tgid=child & 15, image=child, parent_image=parent.id)
+        world.table.apply(event)
+    assert builds_of(parent) == {BuildId(b"\1" * 20), BuildId(b"\3" * 20)}
+    assert builds_of(world.table.get(alive)) == {BuildId(b"\1" * 20), BuildId(b"\2" * 20)}
+    assert world.table.get(gone).table is None
+    assert world.table.get(gone).facts.exe == str(world.shell)
+
+
 def test_a_fork_that_is_gone_has_its_parents_facts(world: World) -> None:
     """Sampled, dead, and nobody looked: mappings and labels are still right."""
     parent = world.seen()
@@ -303,6 +324,34 @@ def test_images_are_bounded(tmp_path: Path) -> None:
     again = world.table.get(images[0].id)
     assert again is not images[0]
     assert again.facts == images[0].facts
+
+
+def test_the_first_to_go_are_those_that_ended_without_a_sample(tmp_path: Path) -> None:
+    """Thousands of programs that nobody sampled do not drive out one that somebody did."""
+    world = World(tmp_path, max_images=3)
+    sampled, idle = world.seen(7), world.seen(8)
+    world.exit(sampled)
+    world.proc.end(8)
+    world.table.apply(ProcessEvent(kind=EventKind.EXIT_UNSAMPLED, tgid=8, image=idle.id))
+    world.seen(9)
+    world.seen(10)
+    assert world.table.get(sampled.id) is sampled
+    again = world.table.get(idle.id, "shell")
+    assert again is not idle
+    assert (again.facts.comm, again.facts.exe) == ("shell", "")
+    assert world.counts[Count.EVICTED] == 2
+
+
+def test_one_that_is_sampled_in_its_last_moments_is_kept(tmp_path: Path) -> None:
+    """As any other that is used."""
+    world = World(tmp_path, max_images=2)
+    first, second = world.seen(7), world.seen(8)
+    for image in (second, first):
+        world.proc.end(image.tgid)
+        world.table.apply(ProcessEvent(kind=EventKind.EXIT_UNSAMPLED, tgid=image.tgid, image=image.id))
+    assert world.table.get(second.id) is second
+    world.seen(9)
+    assert world.table.get(second.id) is second
 
 
 def test_tables_are_bounded_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

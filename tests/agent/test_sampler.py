@@ -108,17 +108,36 @@ def test_full_maps_lose_no_sample_silently() -> None:
     assert degraded["stack_map_full"] + degraded["id_stack_map_full"] > 0
 
 
-def test_fork_exec_and_exit_are_told_in_order() -> None:
-    """A new image at fork, another one at exec, and the exit of the latter."""
-    with sampling() as sampler:
+def test_exec_and_exit_are_told_in_order() -> None:
+    """A new image at exec, with what it was forked from, and its exit. Of the fork itself there was no sample."""
+    with sampling(frequency=1) as sampler:
         child = subprocess.Popen(["/bin/true"])
         child.wait()
-        fork, execed, ended = events_until(sampler, child.pid, EventKind.EXIT)
-    assert (fork.kind, execed.kind, ended.kind) == (EventKind.FORK, EventKind.EXEC, EventKind.EXIT)
-    assert len({fork.image, execed.image}) == 2
-    assert execed.parent_image == fork.image
-    assert ended.image == execed.image
-    assert execed.comm == "true"
+        events = list(sampler.events(1))
+    me = [event for event in events if event.tgid == os.getpid()]
+    execed, ended = (event for event in events if event.tgid == child.pid)
+    assert [event.kind for event in me] == [EventKind.SEEN]
+    assert (execed.kind, execed.parent_image, execed.comm) == (EventKind.EXEC, me[0].image, "true")
+    assert (ended.kind, ended.image) == (EventKind.EXIT_UNSAMPLED, execed.image)
+
+
+def test_a_fork_is_told_when_its_child_is_sampled() -> None:
+    """With the image that it was forked from, and not again; its exit says that there were samples."""
+    script = f"import os\nos.fork()\n{SPIN.format(0.5)}"
+    with sampling() as sampler:
+        parent = subprocess.Popen([sys.executable, "-c", script])
+        parent.wait()
+        time.sleep(0.5)
+        events = list(sampler.events(1))
+        window = last(sampler)
+    fork = next(event for event in events if event.kind is EventKind.FORK)
+    begun = next(event for event in events if event.kind is EventKind.EXEC and event.tgid == parent.pid)
+    assert fork.parent_image == begun.image
+    assert [e.kind for e in events if e.image == fork.image] == [EventKind.FORK, EventKind.EXIT]
+    rows = window.counts[window.counts["image"] == fork.image]
+    assert rows["count"].sum() > 10
+    # The fork has the name that its parent had; should all events be lost, samples have a name still.
+    assert {name.decode() for name in rows["comm"].tolist()} == {begun.comm}
 
 
 def test_a_process_that_was_there_before_is_seen_with_its_first_sample() -> None:
