@@ -130,6 +130,18 @@ def busy(binary: Path) -> Iterator[None]:
             victim.wait()
 
 
+def starting(found: list[Peer], nats: str) -> tuple[list[Peer], list[str]]:
+    """(those that start on this machine, the names of the others)."""
+    able, refused = [], []
+    for peer in found:
+        try:
+            with running(peer, 99, nats):
+                able.append(peer)
+        except RuntimeError:
+            refused.append(peer.name)
+    return able, refused
+
+
 def measure_cpu(found: list[Peer], binary: Path, nats: str, hz: int = 99) -> dict[str, tuple[list[float], float]]:
     """Peer -> CPU milliseconds per wall second, one a round, and resident MiB at the end."""
     results: dict[str, tuple[list[float], float]] = {peer.name: ([], 0.0) for peer in found}
@@ -197,6 +209,7 @@ def main() -> None:
         subprocess.run(["gcc", "-O1", "-fno-omit-frame-pointer", "-o", binary, source], check=True)
         found = peers(work)
         with bus(work) as nats:
+            found, refused = starting(found, nats)
             cpu = measure_cpu(found, binary, nats)
             slope = measure_slope(found, binary, nats)
             slow = measure_cpu(found[:1], binary, nats, hz=19)[found[0].name][0]
@@ -212,6 +225,8 @@ def main() -> None:
             f"{spread(slope[peer.name])} | {our_slope / statistics.median(slope[peer.name]):.2f} |"
         )
     print("\nRatio: ours / theirs; below 1 we cost less. Memory is the sampling process's, without kernel maps.")
+    if refused:
+        print(f"\nDid not start here: {', '.join(refused)} (bcc's own tools want the kernel's headers).")
     machine = statistics.median(slow) / 10 / (os.cpu_count() or 1)
     print(f"\nAt 19 Hz the agent uses {spread(slow)} ms/s, which is {machine:.2f} % of the machine.")
     print(f"\nSamples kept / (99 Hz x CPU seconds of a victim): {kept:.2%}; lost and counted: {lost}.")
