@@ -5,7 +5,6 @@ process never holds the aggregator's libraries, and `--help` answers at once.
 """
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -125,6 +124,8 @@ def _fail(message: str, *, hint: str, code: int) -> int:
 
 
 def _near(error: click.NoSuchCommand) -> list[str]:
+    import difflib  # 0.2 MB: not for those who type well
+
     known = (
         error.ctx.command.list_commands(error.ctx) if error.ctx and isinstance(error.ctx.command, click.Group) else []
     )
