@@ -2,6 +2,7 @@
 
     FleetflameError            the operator's problem: exit code 1 and a way out, printed once by the command line
     ├── UsageError             the command line or a file given to it is wrong: exit code 2
+    ├── cfi.CfaError           no unwind table can be had from these bytes; counted under `reason`
     └── PrivilegeError         a capability or kernel feature is missing
     DecodeError                bytes from outside that cannot be accepted; the catcher counts it under `reason`
 
