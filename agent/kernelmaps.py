@@ -35,8 +35,9 @@ class HashMap:
 
     def __init__(self, fd: int, key: np.dtype[Any], value: np.dtype[Any], *, chunk: int) -> None:
         self._fd = fd
-        self._keys = np.zeros(chunk, key)
-        self._values = np.zeros(chunk, value)
+        self._key = key
+        self._value = value
+        self._chunk = chunk
 
     def drain(self) -> Iterator[tuple[Rows, Rows]]:
         """Takes all entries out, at most `chunk` (keys, values) at a time.
@@ -45,14 +46,16 @@ class HashMap:
         """
         token = ctypes.c_uint64(0)
         first, exhausted = True, False
+        # Made for each drain: kept, those of all maps would hold 1 MB for the ten seconds in between.
+        keys, values = self._buffers()
         while not exhausted:
             attributes = _attributes(
                 "<QQQQIIQQ",
                 0 if first else ctypes.addressof(token),
                 ctypes.addressof(token),
-                self._keys.ctypes.data,
-                self._values.ctypes.data,
-                len(self._keys),
+                keys.ctypes.data,
+                values.ctypes.data,
+                len(keys),
                 self._fd,
                 0,
                 0,
@@ -62,7 +65,8 @@ class HashMap:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     # One bucket holds more than the buffers do; nothing was taken.
-                    self._grow()
+                    self._chunk *= 2
+                    keys, values = self._buffers()
                     continue
                 if error.errno != errno.ENOENT:
                     raise
@@ -70,11 +74,10 @@ class HashMap:
             count = struct.unpack_from("<I", attributes, 32)[0]
             first = False
             if count:
-                yield self._keys[:count], self._values[:count]
+                yield keys[:count], values[:count]
 
-    def _grow(self) -> None:
-        self._keys = np.zeros(len(self._keys) * 2, self._keys.dtype)
-        self._values = np.zeros(len(self._values) * 2, self._values.dtype)
+    def _buffers(self) -> tuple[Rows, Rows]:
+        return np.zeros(self._chunk, self._key), np.zeros(self._chunk, self._value)
 
 
 class CounterArray:
