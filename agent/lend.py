@@ -41,7 +41,10 @@ MAX_FILE_BYTES = 4 * 1024**3
 MAX_KEPT_BYTES = 2 * 1024**3
 """The most bytes kept of one file, before compression."""
 LEVEL = 3
-"""zstd's default: 3 MiB of memory. Level 9 makes a debug file 8 % smaller and takes four times as long."""
+"""zstd's default. Level 9 makes a debug file 8 % smaller and takes four times as long."""
+WINDOW_LOG = 19
+"""How far back zstd looks: 512 KiB, where the level's own 2 MiB takes an agent 2 MB more for every copy. Of five files
+from 3 to 166 MB none became larger by more than 0.4 %, and the kernel's symbols became smaller."""
 
 _CHUNK = 256 * 1024
 _ZEROES = bytes(_CHUNK)
@@ -100,7 +103,7 @@ def lend_elf(fd: int, sink: BinaryIO, *, max_file: int = MAX_FILE_BYTES) -> Lent
     if own > MAX_KEPT_BYTES:
         return LendRefusal.TOO_LARGE
     start = sink.tell()
-    with zstandard.ZstdCompressor(level=LEVEL).stream_writer(sink, size=before.st_size, closefd=False) as out:
+    with _compressor().stream_writer(sink, size=before.st_size, closefd=False) as out:
         for piece in iter_copy(fd, kept, before.st_size):
             out.write(piece)
     if _version(os.fstat(fd)) != _version(before):
@@ -146,7 +149,7 @@ def lend_kallsyms(kernel: KernelSnapshot, sink: BinaryIO, *, proc: Path = Path("
         file = (proc / "kallsyms").open("rb")
     except OSError:
         return LendRefusal.UNREADABLE
-    with file, zstandard.ZstdCompressor(level=LEVEL).stream_writer(sink, closefd=False) as out:
+    with file, _compressor().stream_writer(sink, closefd=False) as out:
         for piece in iter_kallsyms(kernel, iter(lambda: file.read(_CHUNK), b"")):
             raw_size += len(piece)
             out.write(piece)
@@ -169,6 +172,11 @@ def iter_kallsyms(kernel: KernelSnapshot, chunks: Iterable[bytes]) -> Iterator[b
             elif owner and (module := modules.get(owner)) and 0 <= address - module.base < module.size:
                 lines.append(b"%x %b %b\t[%b]\n" % (address - module.base, match[2], match[3], owner))
         yield b"".join(lines)
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    parameters = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=WINDOW_LOG, write_content_size=True)
+    return zstandard.ZstdCompressor(compression_params=parameters)
 
 
 def _version(about: os.stat_result) -> tuple[int, int, int]:

@@ -42,7 +42,7 @@ MAX_WAITING = 256
 """Requests of one kind that wait for their turn. An aggregator that gets no answer asks again later."""
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_PATH = 4096
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
 
 MALFORMED = "malformed_request"
 NO_ROOM = "no_room"
