@@ -149,6 +149,8 @@ class Engine:
             else:
                 handle = clickhouse_connect.get_client(
                     dsn=_with_database(options.location, database),
+                    # Of the URL's scheme the driver takes no notice: it would speak plain text to an https:// address.
+                    interface=urlsplit(options.location).scheme,
                     settings=settings,
                     autogenerate_session_id=False,
                     connect_timeout=CONNECT_S,
@@ -243,6 +245,8 @@ def _translated(doing: str) -> Iterator[None]:
 
 
 _AROUND = re.compile(r"Code: \d+\. DB::Exception: | \(version [^)]*\)\.?| \([A-Z_]+\)\.?")
+_PAGE = re.compile(r", server response: <.*?(?=\(for url|$)")
+"""What a web server that is no ClickHouse says, for browsers."""
 _WORDS = {"command": "run a command"}
 
 
@@ -260,8 +264,8 @@ def _as_ours(error: ClickHouseError, failed: str) -> FleetflameError:
     if code in _TIMEOUT:
         return StoreError(Fault.TIMEOUT, f"{failed}: took too long: {text}", hint="ask for a shorter range")
     if code is None:
-        cause = _system_cause(error) or text
-        hint = "is the ClickHouse server up and --storage right, or another engine open in this process?"
+        cause = _system_cause(error) or _PAGE.sub("", text)
+        hint = "is the ClickHouse server up, and --storage its HTTP interface?"
         return StoreError(Fault.UNAVAILABLE, f"{failed}: no answer from ClickHouse: {cause}", hint=hint)
     return StoreError(Fault.REFUSED, f"{failed}: {text}")
 

@@ -22,6 +22,7 @@ from fleetflame.errors import RejectReason
 from fleetflame.model import Batch
 from tests.aggregator.storage.fleet import batch, labels
 from tests.support.elf import BUILD_ID, ElfWriter, Sec, Seg, Sym, compressed, simple_elf
+from tests.support.fleet import free_port
 from tests.support.nats import NatsServer
 from tests.support.services import PATIENCE_S, Aggregator, run, until
 
@@ -74,6 +75,32 @@ def test_a_malformed_relabel_file_is_said_with_file_line_and_reason(
     assert done.stderr.startswith(f"fleetflame: {path}:{line}: ")
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("server", "cause"),
+    [
+        ("http://127.0.0.1:1", "connection refused"),
+        ("https://127.0.0.1:1", "connection refused"),
+        ("http://clickhouse.invalid", "name or service not known|temporary failure in name resolution"),
+        ("aggregator", "HTTP status 405"),
+        ("aggregator over TLS", "ssl|tls"),
+        ("bus", "."),
+    ],
+)
+def test_a_clickhouse_that_is_not_there_is_said_before_anything_starts(
+    bus: NatsServer, aggregator: Aggregator, server: str, cause: str
+) -> None:
+    """Or an address where something else listens; a password is not in the message."""
+    tls = aggregator.url.replace("http:", "https:")
+    place = {"aggregator": aggregator.url, "aggregator over TLS": tls, "bus": bus.url.replace("nats:", "http:")}
+    url = place.get(server, server).replace("://", "://user:secret@")
+    done = run("aggregator", "--http", f"127.0.0.1:{free_port()}", "--nats", bus.url, "--storage", url)
+    assert done.returncode == 1
+    assert re.search(f"no answer from ClickHouse: .*({cause})", done.stderr, re.IGNORECASE), done.stderr
+    assert is_one_line_with_a_remedy(done.stderr)
+    assert "secret" not in done.stderr
+    assert "<" not in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["query", "top", "diff"])
