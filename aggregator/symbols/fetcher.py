@@ -34,6 +34,8 @@ KERNELS = frozenset({MappingKind.KERNEL, MappingKind.MODULE})
 POOR_RETRY = 24 * 3600.0
 MISSING_RETRY = (600.0, 3600.0, 6 * 3600.0, 24 * 3600.0)
 AWAY_RETRY = (60.0, 300.0, 900.0, 3600.0)
+TOLD_SECONDS = 60.0
+"""Between two lines in the log that sum up what was looked for."""
 MAX_NODES = 5
 MAX_QUEUE = 10_000
 MAX_REMEMBERED = 100_000
@@ -69,6 +71,9 @@ class Fetcher:
     _busy: set[BuildId] = field(default_factory=set)
     _news: set[BuildId] = field(default_factory=set)
     """Builds with an object in the store that no search has seen yet."""
+    _named: int = 0
+    _missing: int = 0
+    _told: float = float("-inf")
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -118,6 +123,7 @@ class Fetcher:
             while not self._queue:
                 if not self.waiting():
                     self._idle.set()
+                    self._tell()
                 self._wake.clear()
                 await self._wake.wait()
             build_id = self._queue.popleft()
@@ -180,6 +186,14 @@ class Fetcher:
         while len(self.attempts) > MAX_REMEMBERED:
             self.attempts.popitem(last=False)
         metrics.SYMBOL_SEARCHES.labels("named" if rank is not None else "missing").inc()
+        self._named += rank is not None
+        self._missing += rank is None
+
+    def _tell(self) -> None:
+        """One line for a burst of builds that were looked for, and at most one a minute."""
+        if (self._named or self._missing) and self.clock() - self._told >= TOLD_SECONDS:
+            log.info("symbols looked for", extra={"builds_named": self._named, "builds_without": self._missing})
+            self._named, self._missing, self._told = 0, 0, self.clock()
 
     def _rank(self, build_id: BuildId) -> Rank | None:
         record = self.store.record(build_id)

@@ -27,6 +27,7 @@ from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.intake import Claim, Intake
 from aggregator.symbols.lending import Lending, Lent
 from aggregator.symbols.records import Source
+from aggregator.symbols.refusals import Refusals
 from aggregator.symbols.runner import inspect
 from aggregator.symbols.sandbox import WorkerLimits
 from aggregator.symbols.table import Rank
@@ -49,6 +50,7 @@ class Sources:
     debuginfod: Debuginfod | None = None
     local_files: bool = True
     clock: Callable[[], float] = time.monotonic
+    refusals: Refusals = field(default_factory=Refusals)
     shared: dict[BuildId, set[str]] = field(default_factory=dict)
     """Keys in the object store, by build."""
     _kallsyms: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -96,12 +98,12 @@ class Hunt:
         if self.rank is not Rank.DWARF:
             await self._shared()
         if self.rank is None and sources.local_files and self.mapping.kind is MappingKind.FILE:
-            await self._tried(self._local_file)
+            await self._tried(self._local_file, self.mapping.path)
         for node in nodes:
             if self.rank is None and sources.lending is not None:
                 await self._asked(node, self._lent)
         if self.rank is not Rank.DWARF and sources.debuginfod is not None:
-            await self._tried(self._debuginfod)
+            await self._tried(self._debuginfod, "debuginfod")
 
     async def kernel(self, nodes: list[str]) -> None:
         """All sources of a kernel or a module."""
@@ -117,18 +119,22 @@ class Hunt:
             self.faults.append(SymbolFileError(Fault.UNREACHABLE, f"node `{node}` did not answer a moment ago"))
             return
         known = len(self.faults)
-        await self._tried(partial(source, node))
+        await self._tried(partial(source, node), f"node {node}")
         if any(error.fault is Fault.UNREACHABLE for error in self.faults[known:]):
             self.sources.did_not_answer(node)
 
-    async def _tried(self, source: Callable[[Path], Awaitable[None]]) -> None:
+    async def _tried(self, source: Callable[[Path], Awaitable[None]], name: str) -> None:
         """Runs one source with a folder to work in; what it fails of is a fault of this search."""
         with self.intake.store.workspace() as folder:
             try:
                 await source(folder)
             except (SymbolFileError, OSError) as error:
-                self.faults.append(as_fault(error))
-                log.debug("no symbols", extra={"build_id": str(self.build_id), "error": str(error)})
+                self._note(as_fault(error), name)
+
+    def _note(self, error: SymbolFileError, source: str) -> None:
+        self.faults.append(error)
+        log.debug("no symbols", extra={"build_id": str(self.build_id), "source": source, "error": error.message})
+        self.sources.refusals.note(error, about=str(self.build_id), source=source)
 
     async def _take(self, file: Path, folder: Path, source: Source, where: str, *, vouched: bool = False) -> None:
         claim = Claim(
@@ -144,7 +150,7 @@ class Hunt:
     async def _debug_dirs(self) -> None:
         for path in local.by_build_id(self.sources.debug_dirs, self.build_id):
             if self.rank is not Rank.DWARF:
-                await self._tried(partial(self._copied, path))
+                await self._tried(partial(self._copied, path), str(path))
 
     async def _copied(self, path: Path, folder: Path, *, crc: int | None = None) -> None:
         """Takes in a debug file of this machine; one that a debug link leads to only with the right checksum."""
@@ -177,7 +183,7 @@ class Hunt:
             # A stripped binary may name nothing at all, and still say where its debug file is.
             if error.fault is not Fault.NO_SYMBOLS:
                 raise
-            self.faults.append(error)
+            self._note(error, where)
         if seen.build_id != self.build_id:
             return
         if seen.segments and not self.mapping.segments:
@@ -188,12 +194,12 @@ class Hunt:
         name, crc = seen.debug_link
         for path in local.by_debug_link(self.sources.debug_dirs, self.mapping.path, name):
             if self.rank is not Rank.DWARF:
-                await self._tried(partial(self._copied, path, crc=crc))
+                await self._tried(partial(self._copied, path, crc=crc), str(path))
 
     async def _shared(self) -> None:
         for key in sorted(self.sources.shared.get(self.build_id, ())):
             if self.sources.lending is not None and self.rank is not Rank.DWARF:
-                await self._tried(partial(self._fetched, key))
+                await self._tried(partial(self._fetched, key), f"object {key}")
 
     async def _fetched(self, key: str, folder: Path) -> None:
         lending = self.sources.lending
@@ -246,7 +252,8 @@ def _check_local(path: str, build_id: BuildId, limits: WorkerLimits) -> None:
         raise SymbolFileError(Fault.NOT_FOUND, "not on this machine")
     try:
         seen = inspect(Path(path), limits)
-    except OSError as error:
+    except (SymbolFileError, OSError) as error:
+        # Nobody offered it: that something else lies at a path of another machine is no refusal.
         raise SymbolFileError(Fault.NOT_FOUND, f"failed to read `{path}`: {error}") from error
     if seen.build_id != build_id:
         raise SymbolFileError(Fault.NOT_FOUND, f"this machine has another build at `{path}`, {seen.build_id}")

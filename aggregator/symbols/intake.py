@@ -96,7 +96,6 @@ class Intake:
         try:
             return await parse(file, table, limits=self.limits, module=module, worker=self.worker)
         except SymbolFileError as error:
-            metrics.SYMBOL_FILES.labels(error.fault).inc()
             await asyncio.to_thread(self.store.refuse, content, error.fault, error.message)
             raise
 
@@ -128,8 +127,12 @@ class Intake:
         verdict = await asyncio.to_thread(self.store.add, offer)
         metrics.SYMBOL_FILES.labels(verdict).inc()
         about = {"build_id": str(build_id), "path": claim.path, "source": claim.source, "where": claim.where}
-        level = logging.WARNING if verdict is Verdict.CONFLICT else logging.INFO
-        log.log(level, "symbols %s", verdict, extra=about | {"rank": kept.rank.name.lower(), "note": parsed.note})
+        log.log(
+            _level(verdict, claim),
+            "symbols %s",
+            verdict,
+            extra=about | {"rank": kept.rank.name.lower(), "note": parsed.note},
+        )
         return verdict
 
     def _complete(self, build_id: BuildId, table: SymbolTable, file: Path) -> SymbolTable:
@@ -145,3 +148,10 @@ class Intake:
             except OSError as error:
                 raise SymbolFileError(Fault.DISK, f"failed to write a symbol table: {error.strerror}") from error
         return completed
+
+
+def _level(verdict: Verdict, claim: Claim) -> int:
+    """What a person gave is news; what was found by itself is summed up by who looked for it."""
+    if verdict is Verdict.CONFLICT:
+        return logging.WARNING
+    return logging.INFO if claim.source is Source.UPLOAD else logging.DEBUG

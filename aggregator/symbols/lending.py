@@ -13,11 +13,12 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nats.errors
 import nats.js.errors
@@ -188,6 +189,9 @@ def unpack(packed: Path, target: Path, limit: int) -> None:
     written = 0
     try:
         with packed.open("rb") as source, target.open("wb") as out:
+            if _ends_early(source):
+                raise SymbolFileError(Fault.COMPRESSION, "a lent file's zstd stream ends early")
+            source.seek(0)
             with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(source) as reader:
                 while chunk := reader.read(1 << 20):
                     written += len(chunk)
@@ -201,6 +205,25 @@ def unpack(packed: Path, target: Path, limit: int) -> None:
             out.truncate(written)
     except zstandard.ZstdError as error:
         raise SymbolFileError(Fault.COMPRESSION, f"a lent file is no zstd stream: {error}") from error
+
+
+def _ends_early(source: BinaryIO) -> bool:
+    """Whether a zstd frame lacks blocks or its checksum. Raises zstandard.ZstdError if none begins here.
+
+    The library's readers take the end of the input for the end of the frame. Blocks are those of RFC 8878, 3.1.1.2.
+    """
+    head = source.read(18)
+    at = zstandard.frame_header_size(head)
+    size = source.seek(0, os.SEEK_END)
+    last = False
+    while not last:
+        source.seek(at)
+        header = int.from_bytes(source.read(3), "little")
+        last, repeated = bool(header & 1), header >> 1 & 3 == 1
+        at += 3 + (1 if repeated else header >> 3)
+        if at > size:
+            return True
+    return at + (4 if zstandard.get_frame_parameters(head).has_checksum else 0) > size
 
 
 def pack(source: Path, target: Path) -> None:

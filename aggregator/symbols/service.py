@@ -188,6 +188,15 @@ class SymbolService:
         SymbolFileError for a file that is refused, UsageError for a malformed build ID.
         """
         expected = _parse_build_id(build_id)
+        try:
+            return await self._take_upload(file, name, expected, replace=replace, force=force)
+        except SymbolFileError as error:
+            self.fetcher.sources.refusals.note(error, about=build_id or name, source="upload")
+            raise
+
+    async def _take_upload(
+        self, file: Path, name: str, expected: BuildId | None, *, replace: bool, force: bool
+    ) -> Uploaded:
         with self.store.workspace() as folder:
             copy = folder / "file"
             await asyncio.to_thread(_copy, file, copy, self.config.upload_bytes)
@@ -320,10 +329,14 @@ class SymbolService:
                     pinned=record.kept.pinned,
                     vouched=True,
                 )
-                with contextlib.suppress(SymbolFileError, OSError):
-                    source = self.store.content_path(record.kept.content)
+                source = self.store.content_path(record.kept.content)
+                try:
                     await asyncio.to_thread(_copy, source, copy, self.intake.limits.file_bytes)
                     await self.intake.take(copy, folder, claim)
+                except SymbolFileError as error:
+                    self.fetcher.sources.refusals.note(error, about=str(record.build_id), source=str(source))
+                except (FleetflameError, OSError) as error:
+                    log.debug("not parsed anew", extra={"build_id": str(record.build_id), "error": str(error)})
 
 
 def _count(result: str, addresses: int) -> None:

@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nats
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ObjectMeta
@@ -218,6 +221,22 @@ async def test_lent_files_are_bounded(tmp_path: Path) -> None:
     with pytest.raises(SymbolFileError) as caught:
         unpack(packed, out, limit=100)
     assert caught.value.fault is Fault.COMPRESSION
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=5000), st.integers(0, 300_000), st.booleans(), st.data())
+def test_a_stream_that_was_cut_anywhere_is_told(noise: bytes, zeroes: int, checksum: bool, data: st.DataObject) -> None:
+    """Whatever its blocks are: half a list of a kernel's names must not be taken for all of it."""
+    whole = zstandard.ZstdCompressor(write_checksum=checksum).compress(noise + bytes(zeroes) + noise)
+    with TemporaryDirectory() as folder:
+        packed, out = Path(folder) / "packed", Path(folder) / "out"
+        packed.write_bytes(whole)
+        unpack(packed, out, limit=1 << 20)
+        assert out.read_bytes() == noise + bytes(zeroes) + noise
+        packed.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        with pytest.raises(SymbolFileError) as caught:
+            unpack(packed, out, limit=1 << 20)
+        assert caught.value.fault is Fault.COMPRESSION
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(3 << 20), b"x" + bytes(3 << 20) + b"y", bytes(5 << 20) + b"end"])
