@@ -1,6 +1,6 @@
 """Profiles merged by name: the sum of all stacks that read the same, over nodes, builds and processes.
 
-    fold(profile) -> Folded          merge(a, b, ...) -> Folded
+    fold(profile) -> Folded
 
 Algebra: merging is associative and commutative, samples and nanoseconds are conserved, and what is merged does not
 depend on how the input was split: any partition of the rows gives an equal `Folded`, hence the same bytes in every
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aggregator.growing import Growing
 from aggregator.naming import FrameKind, clean, kind_of
 from aggregator.profile import Completeness, Origin, Profile
-from aggregator.trie import Levels, Trie, inherit, join, paths, preorder, totals
+from aggregator.trie import Levels, Trie, inherit, paths, preorder, totals
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -201,43 +201,6 @@ def _ascending(keys: U64) -> U64:
 def label_name(label: str, value: str) -> str:
     """The frame for a label's value; a series without the label is told apart from any value."""
     return clean(value) or f"[no {label}]"
-
-
-def merge(*parts: Folded) -> Folded:
-    """The sum of all parts. Raises ValueError if there is none, or if their first frames are different labels.
-
-    Nanoseconds are kept where every part has them; else all that is known is samples.
-    """
-    if len({part.origin.by for part in parts}) != 1:
-        raise ValueError("profiles to merge must have the same labels as their first frames")
-    timed = all(part.timed for part in parts)
-    names = sorted({name for part in parts for name in part.names})
-    number = {name: index for index, name in enumerate(names)}
-    renamed = [
-        replace(part.trie, item=np.array([number[name] for name in part.names], np.int64)[part.trie.item])
-        for part in parts
-    ]
-    trie, where = join(renamed)
-    count, value = np.zeros(len(trie), np.uint64), np.zeros(len(trie), np.uint64)
-    for part, at in zip(parts, where, strict=True):
-        # Nodes of one part stay apart, so that plain indexing adds each exactly once.
-        count[at] += part.count
-        value[at] += part.value if timed else part.count
-    origin = merge_origins([part.origin for part in parts])
-    return Folded(origin=origin, names=tuple(names), trie=trie, count=count, value=value, timed=timed)
-
-
-def merge_origins(origins: Sequence[Origin]) -> Origin:
-    """What the sum is of: the span of all times, and what all agree on."""
-    first = origins[0]
-    return Origin(
-        type=first.type if len({origin.type for origin in origins}) == 1 else "mixed",
-        by=first.by,
-        period_ns=first.period_ns if len({origin.period_ns for origin in origins}) == 1 else 0,
-        from_ns=min(origin.from_ns for origin in origins),
-        until_ns=max(origin.until_ns for origin in origins),
-        title=first.title if len({origin.title for origin in origins}) == 1 else "",
-    )
 
 
 def _ranked(rows: NamedRows, items: I64, labels: I64) -> tuple[tuple[str, ...], I64]:

@@ -28,8 +28,6 @@ class EpochAccount:
     node: str
     epoch: str
     batches: int
-    first_sequence: int
-    last_sequence: int
     taken: int
     """Sum over the batches that arrived."""
     stored: int

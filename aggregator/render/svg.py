@@ -1,8 +1,7 @@
 """A flame graph as one SVG file.
 
 It is drawn here, so that it shows without a script, in `<img>` and in print; where its script may run it answers to
-pointer and keys. It loads nothing. `content_security_policy()` is for those who serve it: nothing but its own script
-and style, by their hashes.
+pointer and keys. It loads nothing.
 """
 
 import base64
@@ -84,12 +83,6 @@ def style() -> str:
 def script() -> str:
     """The script, as it stands in the file."""
     return files(__package__).joinpath("assets/svg.js").read_text("utf-8")
-
-
-@cache
-def content_security_policy() -> str:
-    """What a server should say about these files: nothing from outside, and no script or style but theirs."""
-    return f"default-src 'none'; script-src '{source_hash(script())}'; style-src '{source_hash(style())}'"
 
 
 def source_hash(text: str) -> str:

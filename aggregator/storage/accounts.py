@@ -13,7 +13,7 @@ def find_epochs(engine: Engine, now: int, dropped_until: int) -> list[EpochAccou
     settled = now - GRACE_S
     answer = engine.query(
         "SELECT CAST(node, 'String') AS name, epoch AS run, count() AS batches, min(sequence) AS first,"
-        " max(sequence) AS last, sum(taken) AS took, sum(stored) AS kept, sumMap(lost) AS missed,"
+        " sum(taken) AS took, sum(stored) AS kept, sumMap(lost) AS missed,"
         " sumMap(degraded) AS worse, argMin(taken_in_epoch - taken, sequence) AS earlier, max(taken_in_epoch) AS total,"
         f" sumIf(taken, received <= {settled}) AS settled_took,"
         f" maxIf(taken_in_epoch, received <= {settled}) AS settled_total,"
@@ -24,7 +24,7 @@ def find_epochs(engine: Engine, now: int, dropped_until: int) -> list[EpochAccou
     numbers = {
         name: answer.numbers(name).tolist()
         for name in (
-            *("batches", "first", "last", "took", "kept", "earlier", "total", "settled_took", "settled_total"),
+            *("batches", "first", "took", "kept", "earlier", "total", "settled_took", "settled_total"),
             *("begin", "end", "heard", "period"),
         )
     }
@@ -39,8 +39,6 @@ def find_epochs(engine: Engine, now: int, dropped_until: int) -> list[EpochAccou
                 node=name,
                 epoch=run,
                 batches=at["batches"],
-                first_sequence=at["first"],
-                last_sequence=at["last"],
                 taken=at["took"],
                 stored=at["kept"],
                 lost=lost[row],

@@ -3,11 +3,11 @@
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.fold import Folded, NamedRows, fold, fold_rows, merge
+from aggregator.fold import Folded, NamedRows, fold, fold_rows
+from aggregator.foldedtext import parse
 from aggregator.growing import grown, only_root
 from aggregator.profile import Origin
 from aggregator.render.folded import render
@@ -69,19 +69,13 @@ def test_merging_counts_what_a_counter_counts(rows: Rows) -> None:
 
 @given(rows_of_names, st.randoms(use_true_random=False), st.integers(1, 4))
 def test_any_partition_gives_the_same(rows: Rows, random: object, pieces: int) -> None:
-    """Shuffled, split into pieces and merged in any grouping, the result is equal to the last bit."""
+    """Shuffled, the result is equal to the last bit; split, written and read as one text, to the last byte."""
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    parts = [folded_of(shuffled[start::pieces]) for start in range(pieces)]
-    left, right = parts[0], parts[-1]
-    for part in parts[1:]:
-        left = merge(left, part)
-    for part in reversed(parts[:-1]):
-        right = merge(part, right)
     whole = folded_of(rows)
-    assert same(left, whole)
-    assert same(right, whole)
-    assert same(merge(*reversed(parts)), whole)
+    assert same(folded_of(shuffled), whole)
+    parts = [render(folded_of(shuffled[start::pieces])) for start in range(pieces)]
+    assert render(parse(b"".join(parts)).folded) == render(whole)
 
 
 @given(rows_of_names)
@@ -102,22 +96,3 @@ def test_builds_merge_by_name() -> None:
     rows: list[Row] = [(("app",), [(APP, 0x10)], 2), (("app",), [(newer, 0x18)], 3)]
     named = {(APP, 0x10): [("main", "a.c", 1)], (newer, 0x18): [("main", "a.c", 7)]}
     assert render(fold(profile(rows, named))) == b"app;main 5\n"
-
-
-def test_merging_needs_equal_first_frames() -> None:
-    """A profile by node and one without cannot be added; nor can nothing."""
-    with pytest.raises(ValueError, match="labels"):
-        merge(fold(profile([])), fold(profile([], by=("comm", "node"))))
-    with pytest.raises(ValueError, match="labels"):
-        merge()
-
-
-def test_time_is_dropped_where_a_part_has_none() -> None:
-    """Samples of text without a period have no nanoseconds; the sum then counts samples only."""
-    timed = folded_of([(["a"], 2)])
-    text = Folded(
-        origin=timed.origin, names=timed.names, trie=timed.trie, count=timed.count, value=timed.count, timed=False
-    )
-    both = merge(timed, text)
-    assert not both.timed
-    assert both.value.tolist() == both.count.tolist() == [0, 4]

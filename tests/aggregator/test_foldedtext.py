@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator import foldedtext
-from aggregator.fold import fold, merge
 from aggregator.foldedtext import MAX_FAULTS, MAX_LINE, Fault, parse
 from aggregator.render.folded import render
 from fleetflame.model import MAX_FRAMES
-from tests.aggregator.profiles import APP, profile
 
 frames = st.text(
     st.characters(exclude_characters=";", exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp")),
@@ -57,7 +55,9 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch, block: int, compare
 def test_parts_add_up_to_the_whole() -> None:
     """Reading two texts and merging is reading them as one."""
     one, other = b"a;b 1\na;c 2\n", b"a;b 4\nd 8"
-    assert render(merge(parse(one).folded, parse(other).folded)) == render(parse(one + other).folded)
+    assert render(parse(render(parse(one).folded) + render(parse(other).folded)).folded) == render(
+        parse(one + other).folded
+    )
 
 
 def test_bad_lines_are_numbered_and_counted() -> None:
@@ -122,4 +122,3 @@ def test_samples_without_a_period_have_no_time() -> None:
     folded = parse(b"a;b 3\n").folded
     assert not folded.timed
     assert folded.value.tolist() == folded.count.tolist()
-    assert render(merge(folded, fold(profile([(("c",), [(APP, 1)], 2)])))) == b"a;b 3\nc;[app+0x1] 2\n"

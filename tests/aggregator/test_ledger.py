@@ -11,8 +11,6 @@ WHOLE = EpochAccount(
     node="web-1",
     epoch="aa",
     batches=3,
-    first_sequence=1,
-    last_sequence=3,
     taken=100,
     stored=90,
     lost={"stack_map_full": 10},
@@ -61,7 +59,7 @@ def test_what_was_set_aside_explains_a_gap() -> None:
 
 def test_samples_before_dropped_days_are_not_missing() -> None:
     """An epoch whose beginning went by retention starts its count there."""
-    assert books(replace(WHOLE, first_sequence=50, before=900, taken_in_epoch=1000, settled_total=1000)).balances
+    assert books(replace(WHOLE, before=900, taken_in_epoch=1000, settled_total=1000)).balances
 
 
 def test_a_node_that_only_sent_garbage_is_listed() -> None:
