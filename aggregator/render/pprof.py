@@ -9,6 +9,7 @@ of the mapping lead back to the file, by which `pprof` finds names in a local bi
 """
 
 import gzip
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ _USER_START = 0x5500_0000_0000
 _USER_ROOM = 1 << 32
 # Linkers put programs with a fixed address here or above; shared objects and PIE begin at 0.
 _FIXED_FROM = 0x40_0000
+_LIBRARY = re.compile(r"\.so(\.[^/]*)?$")
 
 
 def render(profile: Profile) -> bytes:
@@ -109,17 +111,14 @@ class _Writer:
 
 
 def _lay_out(detail: Detail, used: NDArray[np.bool_]) -> list[_Space]:
-    """A place for each mapping in use: the program with the most samples first, so that it is the main one."""
-    locations = detail.locations
-    weight = np.zeros(len(locations.mappings), np.uint64)
-    some = np.diff(detail.offsets) > 0
-    rows = some[detail.stack]
-    leaf = detail.location[detail.offsets[1:][detail.stack[rows]] - 1]
-    np.add.at(weight, locations.mapping[leaf], detail.count[rows])
+    """A place for each mapping in use: the program that runs in most samples first, so that it is the main one."""
+    locations, weight = detail.locations, _running(detail)
 
-    def order(number: int) -> tuple[bool, int, str, str]:
+    def order(number: int) -> tuple[bool, bool, int, str, str]:
         mapping = locations.mappings[number]
-        return mapping.kind is not MappingKind.FILE, -int(weight[number]), mapping.path, str(mapping.build_id or "")
+        # A library runs in at least as many samples as the programs that use it.
+        is_file, is_program = mapping.kind is MappingKind.FILE, bool(mapping.path and not _LIBRARY.search(mapping.path))
+        return not is_file, not is_program, -int(weight[number]), mapping.path, str(mapping.build_id or "")
 
     spaces: list[_Space] = []
     for number in sorted(np.unique(locations.mapping[used]).tolist(), key=order):
@@ -133,6 +132,19 @@ def _lay_out(detail: Detail, used: NDArray[np.bool_]) -> list[_Space]:
             end = segment.offset + segment.size
             spaces.append(_Space(id=identity, mapping=number, offset=segment.offset, limit=end, bias=bias))
     return spaces
+
+
+def _running(detail: Detail) -> NDArray[np.uint64]:
+    """Samples in whose stack each mapping is, wherever it is."""
+    table = detail.locations
+    size = len(table.mappings)
+    counts = np.zeros(len(detail.offsets) - 1, np.uint64)
+    np.add.at(counts, detail.stack, detail.count)
+    stacks = np.repeat(np.arange(len(counts)), np.diff(detail.offsets))
+    pairs = np.unique(stacks * size + table.mapping[detail.location])
+    weight = np.zeros(size, np.uint64)
+    np.add.at(weight, pairs % max(size, 1), counts[pairs // max(size, 1)])
+    return weight
 
 
 def _segments(mapping: Mapping, offsets: NDArray[np.uint64]) -> list[Segment]:

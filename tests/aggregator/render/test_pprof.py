@@ -14,7 +14,7 @@ from aggregator.render import pprof
 from aggregator.render import pprof_pb2 as pb
 from fleetflame.buildid import BuildId
 from fleetflame.model import Mapping, MappingKind, Segment
-from tests.aggregator.profiles import APP, profile
+from tests.aggregator.profiles import APP, KERNEL, Row, profile
 from tests.aggregator.render import golden
 from tests.aggregator.render.samples import every_kind, hostile
 
@@ -99,6 +99,22 @@ def test_the_main_program_has_most_samples() -> None:
     other = Mapping(MappingKind.FILE, BuildId(b"\2" * 20), "/bin/busy")
     made = pprof.message(profile([(("c",), [(APP, 1)], 1), (("c",), [(other, 1)], 9)]))
     assert made.string_table[made.mapping[0].filename] == "/bin/busy"
+
+
+def test_the_main_program_is_no_library(tmp_path: Path) -> None:
+    """Whatever it spends its time in, and although its libraries are below it, where a thread begins."""
+    libc = Mapping(MappingKind.FILE, BuildId(b"\3" * 20), "/usr/lib/libc.so.6")
+    plugin = Mapping(MappingKind.FILE, BuildId(b"\4" * 20), "/opt/plugin.so")
+    rows: list[Row] = [
+        (("c",), [(libc, 1), (APP, 1), (plugin, 1), (KERNEL, 5)], 90),
+        (("c",), [(libc, 1), (plugin, 2)], 9),
+        (("other",), [(libc, 1), (Mapping(MappingKind.FILE, None, "/bin/rare"), 1)], 3),
+    ]
+    made = pprof.message(profile(rows))
+    names = [made.string_table[mapping.filename] for mapping in made.mapping]
+    assert names[:4] == [APP.path, "/bin/rare", libc.path, plugin.path]
+    if shutil.which("go"):
+        assert "File: app\n" in go_pprof(tmp_path, profile(rows), "-top")
 
 
 def test_only_locations_in_use_are_written() -> None:
