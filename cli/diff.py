@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import option, time_options, with_client
-from cli.query import BINARY, choose_format, samples_of, view_params, why_nothing_matches
+from cli.query import BINARY, choose_format, note_unknown_labels, samples_of, view_params, why_nothing_matches
 from fleetflame.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def command(*, client: "Client", before: str, after: str, output: str, format_na
     answer = awaited(client.stream("/api/v1/diff", params), doing="asking the aggregator")
     write_chunks(answer, output, binary=chosen in BINARY)
     _note_empty_sides(client, before, after or before, values)
+    note_unknown_labels(client, values)
 
 
 def _sides(before: str, after: str, values: dict[str, Any]) -> "Params":

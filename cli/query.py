@@ -71,6 +71,7 @@ def command(client: "Client", selector: str, output: str, format_name: str | Non
     answer = awaited(client.stream("/api/v1/profile", params), doing="asking the aggregator")
     write_chunks(answer, output, binary=chosen in BINARY)
     note_if_empty(client, selector, values)
+    note_unknown_labels(client, values)
 
 
 def view_params(values: dict[str, Any]) -> "Params":
@@ -98,11 +99,34 @@ def note_if_empty(client: "Client", selector: str, values: dict[str, Any]) -> No
         note(f"no samples match `{selector}` in this time range ({why})")
 
 
+def note_unknown_labels(client: "Client", values: dict[str, Any]) -> None:
+    """Says on standard error which labels of `--by` no series has: each root frame is `[no LABEL]` then."""
+    from cli.output import note
+
+    if values["by"]:
+        known = known_labels(client, values)
+        for label in dict.fromkeys(values["by"]):
+            if known and label not in known:  # without samples there are none at all, which is said already
+                note(no_such_label(label, known))
+
+
+def known_labels(client: "Client", values: dict[str, Any]) -> list[str]:
+    """Names of the labels that series of the time range have."""
+    times = [("from", values["start"]), ("until", values["end"])]
+    labels: list[str] = client.get_json("/api/v1/labels", times)["labels"]
+    return labels
+
+
+def no_such_label(label: str, known: list[str]) -> str:
+    """What is said of a label that no series has."""
+    return f"no series has a label `{label}` in this time range; there are {', '.join(f'`{name}`' for name in known)}"
+
+
 def why_nothing_matches(client: "Client", selector: str, values: dict[str, Any]) -> str:
     """The likeliest reason that a well-formed selector finds nothing, or where to look for it."""
     if _BARE.fullmatch(selector) and selector != "cpu":
         return f'a bare word is a profile type; the service of that name is `service="{selector}"`'
-    known = client.get_json("/api/v1/labels", [("from", values["start"]), ("until", values["end"])])["labels"]
+    known = known_labels(client, values)
     wanted = _MATCHED.findall(_QUOTED.sub('""', selector))
     if known and (unknown := [name for name in wanted if name not in known]):
         return f"no label `{unknown[0]}`; there are {', '.join(f'`{name}`' for name in known)}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import json_option, option, time_options, with_client
-from cli.query import note_if_empty, view_params
+from cli.query import note_if_empty, note_unknown_labels, view_params
 
 if TYPE_CHECKING:
     from cli.client import Client
@@ -50,3 +50,4 @@ def command(*, client: "Client", selector: str, limit: int, sort: str, as_json: 
     ]
     print_table(columns, rows, empty="no samples")
     note_if_empty(client, selector, values)
+    note_unknown_labels(client, values)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aggregator.config import Address, AggregatorConfig, default_data_folder, default_of
-from cli.options import log_options, option
+from cli.options import DEFAULT_SERVER, log_options, option
 from cli.params import ADDRESS
 from fleetflame.errors import FleetflameError, cause_of
 
@@ -124,6 +124,9 @@ def _run(options: UpOptions, supervisor: "Supervisor") -> None:
     supervisor.start(_agent_command(options, url))
     click.echo(f"page at {options.http.url}")
     sys.stdout.flush()
+    if options.http.url != DEFAULT_SERVER:
+        server = options.http.url
+        _say(f"queries need --server {server}, or `export FLEETFLAME_SERVER={server}` once in a shell")
     _say(f"first samples in about 10 s; further agents on this machine: --nats \"$(cat '{bus.url_file}')\"")
     started = time.monotonic()
     while options.duration is None or time.monotonic() - started < options.duration:

@@ -120,6 +120,40 @@ def test_why_nothing_was_found_is_guessed(
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments", [["query"], ["top"], ["top", "--sort", "total"], ["diff", 'service="search"', 'service="checkout"']]
+)
+def test_labels_that_nothing_has_are_said_beside_the_data(
+    server: str, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """`[no LABEL]` at every root looks like an answer."""
+    asked = [*arguments, *HOUR, "--server", server, "--by", "service", "--by", "servce", "--by", "servce"]
+    assert run(asked) == 0
+    shown = capsys.readouterr()
+    said = "no series has a label `servce` in this time range; there are `comm`, `node`, `service`"
+    assert shown.err == f"fleetflame: {said}\n"
+    assert shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["servce", *HOUR], "no series has a label `servce` in this time range; there are `comm`, `node`, `service`"),
+        (["service", *HOUR, "--query", 'comm="none"'], 'no series matches `comm="none"` in this time range'),
+        ([*HOUR, "--query", 'comm="none"'], 'no series matches `comm="none"` in this time range'),
+        (["service", "--from", "0", "--until", "60"], "no samples in this time range"),
+    ],
+)
+def test_an_empty_list_of_labels_says_why(
+    server: str, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    """On standard error, below the header."""
+    assert run(["labels", *arguments, "--server", server]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == f"fleetflame: {said}\n"
+    assert len(shown.out.splitlines()) == 1
+
+
 def test_a_difference_says_which_side_is_empty(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Else everything looks new, or gone."""
     assert run(["diff", 'service="none"', 'service="search"', *HOUR, "--server", server]) == 0

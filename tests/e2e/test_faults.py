@@ -212,7 +212,7 @@ def test_up_ends_with_an_error_when_a_part_of_it_is_killed(tmp_path: Path) -> No
     """It names the part, ends the others, and the next start goes on with the data."""
     address = f"127.0.0.1:{free_port()}"
     with Service(tmp_path, "up", "--http", address, "--data", str(tmp_path / "data")) as up:
-        up.until(lambda: "page at" in up.text)
+        up.until(lambda: f"queries need --server http://{address}" in up.text)
         session = str(os.getsid(up.pid))
         for line in members(session):
             if " aggregator " in line:
