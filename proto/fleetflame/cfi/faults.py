@@ -43,7 +43,7 @@ class Dropped(StrEnum):
     RBP_RULE = "rbp_rule"
     """rbp is in a register, computed, or at an offset that does not fit. The row keeps its CFA, rbp is UNDEFINED."""
     CIE = "bad_cie"
-    """Unknown version or augmentation, no such CIE, broken initial instructions: one row for each function of it."""
+    """Functions of a CIE that is not there or not understood: nobody knows where they are; not in the table."""
     POINTER = "bad_pointer"
     """An address in an encoding that cannot be resolved: the function is not known, and not in the table."""
     INSTRUCTIONS = "bad_instructions"

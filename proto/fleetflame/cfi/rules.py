@@ -72,7 +72,7 @@ class RuleFlag(IntFlag):
     """Bits of `flags`."""
 
     SIGNAL_FRAME = 1
-    """The CIE has augmentation S: the caller was interrupted, it did not call. Look it up at its address, not before."""
+    """The CIE has augmentation S: the caller was interrupted, it did not call. Look it up at its very address."""
 
 
 # Registers in struct ucontext_t (Linux, asm-generic/ucontext.h and arch/x86/include/uapi/asm/sigcontext.h): uc_flags
