@@ -27,6 +27,7 @@ from aggregator import bus
 from aggregator.api.context import Context
 from aggregator.api.routes import create_app
 from aggregator.config import DAY_S, Address, AggregatorConfig, redacted
+from aggregator.heartbeats import Heartbeats
 from aggregator.ingest import Ingest
 from aggregator.query import QueryService
 from aggregator.storage import Store
@@ -86,6 +87,8 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
         stack.push_async_callback(asyncio.to_thread, queries.close)
         ingest = Ingest(bus.subscriber(client), client.jetstream(), store, seen=_wanting(symbols))
         tasks.create_task(ingest.run(), name="ingest")
+        heartbeats = Heartbeats(client)
+        stack.callback(tasks.create_task(heartbeats.run(), name="heartbeats").cancel)
         stack.callback(ingest.stop)
         stack.callback(tasks.create_task(_upkeep(store), name="upkeep").cancel)
 
@@ -101,6 +104,7 @@ async def running(config: AggregatorConfig) -> AsyncIterator[Context]:
             clock=time.time_ns,
             troubles=troubles,
             version=importlib.metadata.version("fleetflame"),
+            entry=heartbeats.entry,
         )
 
 

@@ -33,9 +33,14 @@ def command(*, client: "Client", as_json: bool) -> None:
         Column("lost", number=True),
         Column("Hz", number=True),
         Column("last seen"),
+        Column("version"),
+        Column("kernel"),
     ]
     rows = [
-        [node["node"], node["stored"], node["lost"], node["frequency"] or "", moment(node["last_seen"])]
+        [
+            *(node["node"], node["stored"], node["lost"], node["frequency"] or "", moment(node["last_seen"])),
+            *(node["version"], node["kernel"]),
+        ]
         for node in answer["nodes"]
     ]
     print_table(columns, rows, empty="no node has sent samples yet")

@@ -27,6 +27,7 @@ CONFINED = {
         "agent/publish.py",
         "agent/node.py",
         "aggregator/bus.py",
+        "aggregator/heartbeats.py",
         "aggregator/ingest.py",
         "aggregator/symbols/lending.py",
     },

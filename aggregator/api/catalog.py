@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from starlette.responses import Response
@@ -81,7 +82,7 @@ def merged_builds(found: Sequence[Build]) -> list[Build]:
 async def nodes(asked: Asked) -> Response:
     """Nodes by name, with what became of their samples."""
     found = await asyncio.to_thread(asked.context.store.nodes)
-    return json_answer({"nodes": [_account(account) for account in found]})
+    return json_answer({"nodes": [{**_account(each), **asdict(asked.context.entry(each.node))} for each in found]})
 
 
 async def status(asked: Asked) -> Response:

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.config import AggregatorConfig
+from aggregator.heartbeats import NodeEntry
 
 if TYPE_CHECKING:
     from aggregator.query import QueryService
     from aggregator.storage import Store
     from aggregator.symbols.service import SymbolService
+
+
+def _said_nothing(_: str) -> NodeEntry:
+    return NodeEntry()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +30,5 @@ class Context:
     troubles: Callable[[], dict[str, str]]
     """What keeps this aggregator from its work now: part -> what is wrong with it. Empty: ready."""
     version: str
+    entry: Callable[[str], NodeEntry] = _said_nothing
+    """What a node said of itself last."""

@@ -198,6 +198,8 @@ def test_the_books_balance_whoever_of_the_three_is_killed(nats_server: NatsServe
         node.start()
         aggregator.until(lambda: aggregator.node("real")["agent_starts"] == 2)
         grows()
+        release = os.uname().release
+        aggregator.until(lambda: release in aggregator.run("nodes").stdout)
         assert node.stop() == 0
         aggregator.until(lambda: settled(aggregator))
         shown = aggregator.run("status")
