@@ -166,7 +166,10 @@ def test_time_of_the_importer_wins_if_given() -> None:
     """Else the file's time holds, and the importer's is for files without."""
     data = pprof.render(every_kind())
     assert import_profile(data, options(time_ns=5, time_given=True)).batches[0].window_start_ns == 5
-    assert import_profile(data, options(time_ns=5)).batches[0].window_start_ns != 5
+    kept = import_profile(data, options(time_ns=5)).batches[0]
+    origin = every_kind().origin
+    assert (kept.window_start_ns, kept.window_ns) == (origin.from_ns, origin.until_ns - origin.from_ns)
+    assert origin.from_ns > 5
     assert import_profile(b"a 1\n", options(time_ns=5)).batches[0].window_start_ns == 5
 
 
