@@ -7,7 +7,7 @@ drawn as such; what stands for the same time in two tables was drawn twice.
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 import duckdb
@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 from aggregator.storage import Store, ids, rollup, tables
 from aggregator.storage.native import Column, Ragged, Runs, Values
+from aggregator.storage.series import of_fleet
 from aggregator.storage.types import DAY_S, HOUR_S
 from aggregator.storage.writer import MAX_FRAMES, WEEK_S, week_of
-from bench._fleet import PERIOD_NS, WINDOW_S, Nodes, Population, Rows
+from bench._fleet import PERIOD_NS, PROGRAMS, WINDOW_S, Nodes, Population, Rows
 
+MILLION_NODES = 13
+"""So many have a million rows an hour."""
 SETTLE_S = 120
 """How long at most merges are waited for."""
 _PERIOD = np.uint64(PERIOD_NS)
+_U64 = NDArray[np.uint64]
 
 
 def insert(store: Store, table: tables.Table, values: dict[str, Values]) -> None:
@@ -43,6 +47,9 @@ class Loader:
         self.totals = {span: np.zeros(len(nodes.population), np.uint64) for span in ranges}
         self.rows = 0
         self._versions = count(1)
+        self._fleet = np.zeros(PROGRAMS, np.uint64)
+        for node in range(nodes.count):
+            self._fleet[nodes.programs(node)] = of_fleet(nodes.labels[node])
         peer.execute("CREATE TABLE samples (series UBIGINT, time UINTEGER, stack UBIGINT, n UBIGINT, value UBIGINT)")
 
     def refer(self, start: int, end: int) -> None:
@@ -59,18 +66,17 @@ class Loader:
         for week in range(week_of(start), end, WEEK_S):
             _refer_week(self.store, self.nodes.population, week)
 
-    def samples(self, start: int, end: int) -> None:
-        """Every sample of [start, end), an hour at a time."""
-        began, hour = time.perf_counter(), start
-        while hour < end:
-            until = min(end, hour // HOUR_S * HOUR_S + HOUR_S)
-            rows = self.nodes.sample(hour, until)
+    def samples(self, start: int, end: int, *, read_by: Sequence[tuple[int, int]] = ()) -> None:
+        """Every sample of [start, end), a million rows at a time at most; read by all ranges, unless it says which."""
+        began, before = time.perf_counter(), self.rows
+        step = HOUR_S if self.nodes.count <= MILLION_NODES else HOUR_S // 12
+        for since in range(start // step * step, end, step):
+            rows = self.nodes.sample(max(since, start), min(since + step, end))
             self._insert(rows)
-            self._note(rows)
+            self._note(rows, read_by or tuple(self.totals))
             self.rows += len(rows.time)
-            if (until - start) // HOUR_S % 24 == 0:
-                _say(f"{self.rows / 1e6:.0f} M rows, {self.rows / (time.perf_counter() - began) / 1e6:.1f} M/s")
-            hour = until
+        done = self.rows - before
+        _say(f"{done / 1e6:.0f} M rows, {done / (time.perf_counter() - began) / 1e6:.1f} M/s")
 
     def markers(self, start: int, end: int) -> None:
         """That all windows of [start, end) are stored, without their samples: for time that is read as sums."""
@@ -113,9 +119,12 @@ class Loader:
                 for _, stacks, counts in parts:
                     total[stacks] += counts
 
-    def sum_up(self, hour: int) -> None:
-        """Makes the sums of an hour whose samples are there, as the store's job does."""
-        rollup.sum_up(self.store.engine, rollup.Stale(HOUR_S, hour, self.nodes.count * HOUR_S // WINDOW_S))
+    def sum_up(self, start: int, end: int) -> None:
+        """Makes the sums of what lies in [start, end), whose samples are there, as the store's job does."""
+        for kind, span in [(each, span) for each in tables.ALL_SUMS for span in each.tables]:
+            for at in range(-(-start // span) * span, end - span + 1, span):
+                stale = rollup.Stale(kind, span, at, self.nodes.count * span // WINDOW_S)
+                assert rollup.sum_up(self.store.engine, stale), f"no sums of {stale}"
 
     def roll_up(self, now: int) -> None:
         """The store's own job, until nothing is left to sum up."""
@@ -150,8 +159,9 @@ class Loader:
         self.peer.execute("INSERT INTO samples SELECT * FROM incoming")
         self.peer.unregister("incoming")
 
-    def _note(self, rows: Rows) -> None:
-        for (start, end), total in self.totals.items():
+    def _note(self, rows: Rows, read_by: Sequence[tuple[int, int]]) -> None:
+        for start, end in read_by:
+            total = self.totals[start, end]
             inside = (rows.time >= start) & (rows.time < end)
             if inside.any():
                 counted = np.bincount(rows.stack[inside], rows.count[inside].astype(np.float64), len(total))
@@ -160,24 +170,35 @@ class Loader:
     def _insert_sums(
         self, span: int, start: int, parts: list[tuple[int, NDArray[np.int64], NDArray[np.uint64]]]
     ) -> None:
-        population, version = self.nodes.population, next(self._versions)
+        population = self.nodes.population
         stack = np.concatenate([stacks for _, stacks, _ in parts])
         node = np.repeat([node for node, _, _ in parts], [len(stacks) for _, stacks, _ in parts])
         counts = np.concatenate([counts for _, _, counts in parts])
         series = self.nodes.series[node, population.program[stack]]
+        self._insert_version(tables.OF_SERIES, (span, start), (series, stack, counts))
+        total = np.bincount(stack, counts.astype(np.float64), len(population)).astype(np.uint64)
+        stack = np.flatnonzero(total)
+        series = self._fleet[population.program[stack]]
+        self._insert_version(tables.OF_FLEET, (span, start), (series, stack, total[stack]))
+
+    def _insert_version(
+        self, kind: tables.Sums, of: tuple[int, int], rows: tuple[_U64, NDArray[np.int64], _U64]
+    ) -> None:
+        (span, start), (series, stack, counts) = of, rows
+        version = next(self._versions)
         values: dict[str, Values] = {
             "type": Runs(["cpu"], [len(stack)]),
             "series": series,
             "start": np.full(len(stack), start),
             "version": np.full(len(stack), version),
-            "stack": population.rows.ids[stack],
+            "stack": self.nodes.population.rows.ids[stack],
             "count": counts,
             "value": counts * _PERIOD,
         }
-        insert(self.store, tables.SUMS[span], values)
+        insert(self.store, kind.tables[span], values)
         batches = self.nodes.count * span // WINDOW_S
         of_sum = {"span": span, "start": start, "version": version, "batches": batches, "done": 1}
-        insert(self.store, tables.ROLLED, {name: np.array([of_sum[name]]) for name in tables.ROLLED.columns})
+        insert(self.store, kind.rolled, {name: np.array([of_sum[name]]) for name in kind.rolled.columns})
 
 
 def _refer_week(store: Store, population: Population, week: int) -> None:

@@ -5,7 +5,7 @@
 Measured is the whole way of a question through `QueryService`: select, frames, names, merge by name, and the answer as
 folded text; and as HTML. Warm: the same process was asked before. Cold: a process that was just started, with nothing
 of the store in the page cache. 10 nodes have every sample of the days; 100 nodes have every sample where a question
-reads samples, and sums of hours and days for the rest, as the store keeps them.
+reads samples, and sums for the rest, as the store keeps them.
 
 DuckDB sums the same samples by process and stack, which is the first part of our work only; and once more the very rows
 that ours reads where it reads sums. `go tool pprof` merges one file for each node and window, names included. What each
@@ -14,6 +14,7 @@ question answers is compared, byte for byte, with a brute-force count over the s
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -37,7 +38,9 @@ from aggregator.profile import Profile
 from aggregator.query import QueryService, Question
 from aggregator.render import folded, html
 from aggregator.selector import parse_selector
-from aggregator.storage import Store, select
+from aggregator.storage import Store, ids, select
+from aggregator.storage.series import of_fleet
+from aggregator.storage.tables import OF_FLEET, OF_SERIES
 from aggregator.storage.types import DAY_S, HOUR_S, StorageOptions
 from aggregator.times import SECOND_NS, TimeRange
 from bench import _pprof
@@ -52,6 +55,7 @@ TARGETS = {(10, "1 h"): 100, (10, "24 h"): 300, (10, "7 d"): 1000}
 TARGETS |= {(100, "1 h"): 200, (100, "24 h"): 500, (100, "7 d"): 2000}
 STAGES = ("select", "frames", "names", "render")
 MEMORY = 1 << 30
+"""Of the engine, which counts all memory of its process."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,12 @@ def fill(folder: Path, nodes: int, asked: Sequence[Case], peer: duckdb.DuckDBPyC
         loader.roll_up(END)
     else:
         loader.samples(hour - HOUR_S, END)
-        loader.sum_up(hour - HOUR_S)
+        loader.sum_up(hour - HOUR_S, END)
         later = hour - HOUR_S
         for begin in sorted({case.start for case in asked} - {END - HOUR_S}, reverse=True):
             first = -(-begin // HOUR_S) * HOUR_S
-            loader.samples(begin, first)
+            loader.samples(begin, first, read_by=[(begin, END)])
+            loader.sum_up(begin, first)
             loader.markers(first, later)
             loader.hour_sums(first, min(hour - HOUR_S, first // DAY_S * DAY_S + DAY_S))
             later = begin
@@ -197,11 +202,12 @@ def duckdb_all(peer: duckdb.DuckDBPyConnection, case: Case, runs: int) -> list[f
 
 def duckdb_same(peer: duckdb.DuckDBPyConnection, store: Store, case: Case, runs: int) -> tuple[int, list[float]]:
     """How many rows our plan reads, and DuckDB over just these."""
-    plan = select.make_plan(store.engine, case.start, case.end)
+    plan = select.make_plan(store.engine, case.start, case.end, (OF_FLEET, OF_SERIES))
     peer.execute("CREATE OR REPLACE TABLE same (series UBIGINT, stack UBIGINT, n UBIGINT, value UBIGINT)")
     rows = 0
-    for part in select.every_row(plan):
-        found = store.engine.query(f"SELECT series, stack, count, value FROM ({part})")
+    # A part at a time: the store's memory is bounded.
+    for part, rest in itertools.product(select.every_row(plan), range(16)):
+        found = store.engine.query(f"SELECT series, stack, count, value FROM ({part}) WHERE series % 16 = {rest}")
         columns = {"series": "series", "stack": "stack", "n": "count", "value": "value"}
         incoming = pa.table({name: found.numbers(ours) for name, ours in columns.items()})
         peer.register("incoming", incoming)
@@ -215,11 +221,9 @@ def duckdb_same(peer: duckdb.DuckDBPyConnection, store: Store, case: Case, runs:
 def measure(folder: Path, loader: Loader, asked: Sequence[Case], options: argparse.Namespace) -> list[str]:
     """The table's lines for one fleet."""
     peer, nodes = loader.peer, loader.nodes
-    series = [
-        (int(nodes.series[n, p]), nodes.population.images[p].name)
-        for n in range(nodes.count)
-        for p in nodes.programs(n)
-    ]
+    labels = nodes.all_labels()
+    keys = [*map(ids.series_id, labels), *of_fleet(labels).tolist()]
+    series = sorted({(key, dict(each)["comm"]) for key, each in zip(keys, [*labels, *labels], strict=True)})
     peer.execute("CREATE OR REPLACE TABLE comms (series UBIGINT, comm VARCHAR)")
     peer.executemany("INSERT INTO comms VALUES (?, ?)", series)
     first = [[cold(folder, case) for _ in range(options.cold)] for case in asked]

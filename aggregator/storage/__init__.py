@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aggregator import metrics
 from aggregator.ledger import Account, FleetLedger, make_ledger
 from aggregator.selector import Matcher
-from aggregator.storage import accounts, announced, frames, retention, rollup, schema, select
+from aggregator.storage import accounts, announced, frames, retention, rollup, schema, select, series
 from aggregator.storage.accept import Numbers
 from aggregator.storage.announced import Rejection
 from aggregator.storage.engine import Engine
@@ -106,7 +106,7 @@ class Store:
 
     def series(self, matchers: Sequence[Matcher], from_ns: int, until_ns: int) -> list[Labels]:
         """Label sets that match, of the days that [from_ns, until_ns) touches, sorted."""
-        _, labels = select.find_series(self.engine, matchers, *select.seconds(from_ns, until_ns))
+        _, labels = series.find_series(self.engine, matchers, *select.seconds(from_ns, until_ns))
         return sorted(labels)
 
     def upkeep(self, now: int | None = None) -> Usage:

@@ -1,8 +1,8 @@
 """What is too old, or too much, goes: whole partitions, oldest first, counted and logged.
 
-    age      raw samples after `raw_days`, their hourly sums after `rolled_days`
-    budget   when the data take more than `disk_bytes`: the oldest raw day, until only today is left; then the oldest
-             day of sums. Today's samples are never dropped for it
+    age      raw samples after `raw_days`, their sums of ten minutes a little later, other sums after `rolled_days`
+    budget   when the data take more than `disk_bytes`: the oldest raw day with its ten minutes, until only today is
+             left; then the oldest day of other sums. Today's samples are never dropped for it
     after    stacks, mappings and names go when nothing that is left can refer to them
 
 A raw day is summed up before it goes. The day up to which samples are gone is noted first: batches older than that are
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from aggregator import metrics
 from aggregator.storage import rollup, schema
 from aggregator.storage.engine import Engine
-from aggregator.storage.tables import ROLLED, SAMPLES, SUMS, TABLES, Keep, Table
+from aggregator.storage.tables import ALL_SUMS, FLEET_TEN, SAMPLES, TABLES, Keep, Table
 from aggregator.storage.types import BRIEF_DAYS, DAY_S, StorageOptions, Usage
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 WEEK_S = 7 * DAY_S
 DROPPED_UNTIL = "dropped_until"
 BY_NAME = {table.name: table for table in TABLES}
-WITH_SAMPLES = (SAMPLES, *SUMS.values())
+WITH_SAMPLES = (SAMPLES, *(table for kind in ALL_SUMS for table in kind.tables.values()))
+MONTHLY = frozenset(kind.rolled.name for kind in ALL_SUMS)
 WEEKLY = frozenset(table.name for table in TABLES if table.time == "week")
 
 
@@ -85,10 +86,11 @@ def drop_old(engine: Engine, options: StorageOptions, now: int, note: Callable[[
     for part in partitions(engine):
         age = ages.get(part.table.keep)
         # Stacks of a week may be referred to until the end of the next one, and are as old as their youngest then.
-        slack = {"week": 2 * WEEK_S}.get(part.table.time, 32 * DAY_S if part.table is ROLLED else DAY_S)
-        if age is not None and part.start and part.start + slack <= today - age * DAY_S:
+        slack = {"week": 2 * WEEK_S}.get(part.table.time, 32 * DAY_S if part.table.name in MONTHLY else DAY_S)
+        if age is not None and part.start and part.start + slack <= today - (age + part.table.longer) * DAY_S:
             doomed.append(part)
-    _drop(engine, doomed, "age", note)
+    # Samples before their sums, so that nobody reads a sum that is gone.
+    _drop(engine, sorted(doomed, key=lambda part: part.table is not SAMPLES), "age", note)
 
 
 def drop_beyond_budget(engine: Engine, options: StorageOptions, now: int, note: Callable[[int], None]) -> None:
@@ -102,7 +104,7 @@ def drop_beyond_budget(engine: Engine, options: StorageOptions, now: int, note: 
     today = now // DAY_S * DAY_S
     days = [part for part in found if part.table in WITH_SAMPLES and part.rows and part.start < today]
     doomed = []
-    for part in sorted(days, key=lambda part: (part.table is not SAMPLES, part.id)):
+    for part in sorted(days, key=_order):
         if excess <= 0:
             break
         doomed.append(part)
@@ -111,6 +113,11 @@ def drop_beyond_budget(engine: Engine, options: StorageOptions, now: int, note: 
         log.warning("the data exceed their budget and nothing older than today is left", extra={"excess_bytes": excess})
     _drop(engine, doomed, "budget", note)
     _drop(engine, _unreferred(partitions(engine)), "budget", note)
+
+
+def _order(part: Partition) -> tuple[bool, str, bool]:
+    """Days of samples, each with the ten minutes that are of no use without it; then days of sums."""
+    return part.table not in (SAMPLES, FLEET_TEN), part.id, part.table is not SAMPLES
 
 
 def _unreferred(found: Iterable[Partition]) -> list[Partition]:
@@ -137,8 +144,8 @@ def _drop(engine: Engine, doomed: Iterable[Partition], why: str, note: Callable[
 
 def _sum_up(engine: Engine, day: int) -> None:
     """Brings the sums of a day that is about to go in step, as far as that is possible."""
-    for span in SUMS:
+    for kind, span in [(each, span) for each in ALL_SUMS for span in each.tables]:
         for _ in range(2):  # the second time after doubles were merged
-            for stale in rollup.find_stale(engine, span, day + 2 * DAY_S, start=day):
+            for stale in rollup.find_stale(engine, kind, span, day + 2 * DAY_S, start=day):
                 if stale.start < day + DAY_S:
                     rollup.sum_up(engine, stale)

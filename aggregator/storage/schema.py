@@ -35,6 +35,7 @@ def ensure(engine: Engine, *, version: int = VERSION, migrations: Mapping[int, M
         migrations[step](engine)
         write_state(engine, "schema", step + 1)
     _create(engine, TABLES)
+    _compare_keys(engine)
     if found is None:
         write_state(engine, "schema", version)
 
@@ -47,6 +48,17 @@ def _create(engine: Engine, tables: Sequence[Table]) -> None:
             engine.command(create_distributed(table, cluster))
         else:
             engine.command(create(table))
+
+
+def _compare_keys(engine: Engine) -> None:
+    """Says which tables were made with another sort key. An engine cannot change that; answers do not depend on it."""
+    found = engine.query("SELECT name, sorting_key AS key FROM system.tables WHERE database = currentDatabase()")
+    keys = dict(zip(found.strings("name"), found.strings("key"), strict=True))
+    for table in TABLES:
+        former = keys.get(engine.local(table.name), table.order_by).strip("()")
+        if former != table.order_by:
+            about = {"table": engine.local(table.name), "sorted_by": former, "better": table.order_by}
+            log.warning("a table has a former sort key: queries take longer (see docs/storage.md)", extra=about)
 
 
 def read_state(engine: Engine, key: str) -> int | None:

@@ -20,6 +20,7 @@ BatchId = NewType("BatchId", int)
 DAY_S = 86_400
 BRIEF_DAYS = 2
 HOUR_S = 3_600
+TEN_S = 600
 
 
 class Fault(StrEnum):

@@ -20,7 +20,7 @@ from aggregator.storage.accept import MISS, NOT_RECEIVED
 from aggregator.storage.engine import Engine, hex_set
 from aggregator.storage.known import KnownIds
 from aggregator.storage.native import Column, Ragged, Runs, Values
-from aggregator.storage.types import DAY_S, AcceptedBatch, BatchId, StackRows, Stored
+from aggregator.storage.types import DAY_S, TEN_S, AcceptedBatch, BatchId, StackRows, Stored
 from fleetflame.model import Labels, Mapping, NamedFrame
 
 WEEK_S = 7 * DAY_S
@@ -215,7 +215,11 @@ def known_batches(engine: Engine, batches: Sequence[AcceptedBatch]) -> set[Batch
         return set()
     keys = np.array([batch.id for batch in batches], np.uint64)
     times = ", ".join(str(time) for time in sorted({batch.time for batch in batches}))
-    where = f"type = '' AND series = 0 AND time IN ({times}) AND batch IN {hex_set(keys)}"
+    tens = ", ".join(str(ten) for ten in sorted({batch.time // TEN_S * TEN_S for batch in batches}))
+    where = (
+        f"type = '' AND toStartOfTenMinutes(time) IN ({tens}) AND series = 0 AND time IN ({times})"
+        f" AND batch IN {hex_set(keys)}"
+    )
     found = engine.query(f"SELECT DISTINCT batch FROM samples WHERE {where}")
     return {BatchId(key) for key in found.numbers("batch").tolist()}
 

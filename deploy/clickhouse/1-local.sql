@@ -15,19 +15,19 @@ CREATE TABLE IF NOT EXISTS samples_local ON CLUSTER '{cluster}'
 )
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/samples', '{replica}')
 PARTITION BY toYYYYMMDD(time)
-ORDER BY (type, series, time, stack, batch)
+ORDER BY (type, toStartOfTenMinutes(time), series, time, stack, batch)
 TTL time + INTERVAL 15 DAY
 SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
 
 CREATE TABLE IF NOT EXISTS samples_hour_local ON CLUSTER '{cluster}'
 (
     type LowCardinality(String),
-    series UInt64,
-    start DateTime('UTC') CODEC(ZSTD(1)),
-    version UInt64 CODEC(ZSTD(1)),
+    series UInt64 CODEC(LZ4),
+    start DateTime('UTC') CODEC(LZ4),
+    version UInt64 CODEC(LZ4),
     stack UInt64 CODEC(LZ4),
-    count UInt64 CODEC(T64, ZSTD(1)),
-    value UInt64 CODEC(ZSTD(1))
+    count UInt64 CODEC(LZ4),
+    value UInt64 CODEC(LZ4)
 )
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/samples_hour', '{replica}')
 PARTITION BY toYYYYMMDD(start)
@@ -38,12 +38,12 @@ SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory 
 CREATE TABLE IF NOT EXISTS samples_day_local ON CLUSTER '{cluster}'
 (
     type LowCardinality(String),
-    series UInt64,
-    start DateTime('UTC') CODEC(ZSTD(1)),
-    version UInt64 CODEC(ZSTD(1)),
+    series UInt64 CODEC(LZ4),
+    start DateTime('UTC') CODEC(LZ4),
+    version UInt64 CODEC(LZ4),
     stack UInt64 CODEC(LZ4),
-    count UInt64 CODEC(T64, ZSTD(1)),
-    value UInt64 CODEC(ZSTD(1))
+    count UInt64 CODEC(LZ4),
+    value UInt64 CODEC(LZ4)
 )
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/samples_day', '{replica}')
 PARTITION BY toYYYYMMDD(start)
@@ -60,6 +60,68 @@ CREATE TABLE IF NOT EXISTS rolled_local ON CLUSTER '{cluster}'
     done UInt8
 )
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/rolled', '{replica}')
+PARTITION BY toYYYYMM(start)
+ORDER BY (span, start, version, done)
+TTL start + INTERVAL 105 DAY
+SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
+
+CREATE TABLE IF NOT EXISTS fleet_10m_local ON CLUSTER '{cluster}'
+(
+    type LowCardinality(String),
+    series UInt64 CODEC(LZ4),
+    start DateTime('UTC') CODEC(LZ4),
+    version UInt64 CODEC(LZ4),
+    stack UInt64 CODEC(LZ4),
+    count UInt64 CODEC(LZ4),
+    value UInt64 CODEC(LZ4)
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/fleet_10m', '{replica}')
+PARTITION BY toYYYYMMDD(start)
+ORDER BY (type, start, version, series, stack)
+TTL start + INTERVAL 17 DAY
+SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
+
+CREATE TABLE IF NOT EXISTS fleet_hour_local ON CLUSTER '{cluster}'
+(
+    type LowCardinality(String),
+    series UInt64 CODEC(LZ4),
+    start DateTime('UTC') CODEC(LZ4),
+    version UInt64 CODEC(LZ4),
+    stack UInt64 CODEC(LZ4),
+    count UInt64 CODEC(LZ4),
+    value UInt64 CODEC(LZ4)
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/fleet_hour', '{replica}')
+PARTITION BY toYYYYMMDD(start)
+ORDER BY (type, start, version, series, stack)
+TTL start + INTERVAL 105 DAY
+SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
+
+CREATE TABLE IF NOT EXISTS fleet_day_local ON CLUSTER '{cluster}'
+(
+    type LowCardinality(String),
+    series UInt64 CODEC(LZ4),
+    start DateTime('UTC') CODEC(LZ4),
+    version UInt64 CODEC(LZ4),
+    stack UInt64 CODEC(LZ4),
+    count UInt64 CODEC(LZ4),
+    value UInt64 CODEC(LZ4)
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/fleet_day', '{replica}')
+PARTITION BY toYYYYMMDD(start)
+ORDER BY (type, start, version, series, stack)
+TTL start + INTERVAL 105 DAY
+SETTINGS index_granularity = 8192, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1, ttl_only_drop_parts = 1;
+
+CREATE TABLE IF NOT EXISTS fleet_rolled_local ON CLUSTER '{cluster}'
+(
+    span UInt32,
+    start DateTime('UTC'),
+    version UInt64,
+    batches UInt64,
+    done UInt8
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/fleet_rolled', '{replica}')
 PARTITION BY toYYYYMM(start)
 ORDER BY (span, start, version, done)
 TTL start + INTERVAL 105 DAY

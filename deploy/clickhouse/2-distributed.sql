@@ -15,6 +15,18 @@ ENGINE = Distributed('{cluster}', currentDatabase(), samples_day_local, stack);
 CREATE TABLE IF NOT EXISTS rolled ON CLUSTER '{cluster}' AS rolled_local
 ENGINE = Distributed('{cluster}', currentDatabase(), rolled_local, start);
 
+CREATE TABLE IF NOT EXISTS fleet_10m ON CLUSTER '{cluster}' AS fleet_10m_local
+ENGINE = Distributed('{cluster}', currentDatabase(), fleet_10m_local, stack);
+
+CREATE TABLE IF NOT EXISTS fleet_hour ON CLUSTER '{cluster}' AS fleet_hour_local
+ENGINE = Distributed('{cluster}', currentDatabase(), fleet_hour_local, stack);
+
+CREATE TABLE IF NOT EXISTS fleet_day ON CLUSTER '{cluster}' AS fleet_day_local
+ENGINE = Distributed('{cluster}', currentDatabase(), fleet_day_local, stack);
+
+CREATE TABLE IF NOT EXISTS fleet_rolled ON CLUSTER '{cluster}' AS fleet_rolled_local
+ENGINE = Distributed('{cluster}', currentDatabase(), fleet_rolled_local, start);
+
 CREATE TABLE IF NOT EXISTS series ON CLUSTER '{cluster}' AS series_local
 ENGINE = Distributed('{cluster}', currentDatabase(), series_local, series);
 

@@ -7,11 +7,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from aggregator.storage import Store
+from aggregator.storage import Store, tables
 from aggregator.storage.types import Fault, StorageOptions, StoreError
 from fleetflame.errors import FleetflameError
 from tests.aggregator.storage.conftest import OpenStore
@@ -110,6 +111,27 @@ def test_a_query_beyond_the_memory_limit_is_refused_and_the_store_lives_on(tmp_p
         store.engine.query("SELECT groupArray(number) AS a FROM numbers(100000000)")
     assert raised.value.fault is Fault.MEMORY
     assert ask(store).count.tolist() == [1]
+
+
+def test_a_former_sort_key_is_told_and_changes_no_answer(
+    open_store: OpenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine cannot change it: the table stays as it is, with what is in it, and goes on being used."""
+    fleet = random_fleet(4)
+    store = open_store()
+    assert not caplog.records
+    store.engine.command("DROP TABLE samples")
+    former = replace(tables.SAMPLES, order_by="type, series, time, stack, batch")
+    store.engine.command(tables.create(former))
+    store.insert([accepted(one) for one in fleet[:20]])
+    store.close()
+    again = open_store()
+    assert [(record.levelname, record.table) for record in caplog.records] == [("WARNING", "samples")]  # type: ignore[attr-defined]
+    for _ in range(2):
+        again.insert([accepted(one) for one in fleet])
+        assert as_sum(ask(again)) == brute_force(fleet, ("comm",), DAY, DAY + 3600)
+        again.upkeep(DAY + 4000)
+    assert again.engine.query("SELECT count() AS n FROM fleet_hour")["n"][0] > 0
 
 
 def test_data_of_a_newer_program_are_not_touched(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aggregator.storage import Store, retention
+from aggregator.storage import Store, retention, rollup
 from aggregator.storage.types import DAY_S, HOUR_S, StorageOptions
 from fleetflame.errors import UsageError
 from tests.aggregator.storage.conftest import OpenStore
@@ -48,6 +48,47 @@ def test_the_oldest_days_go_when_the_budget_is_exceeded(open_store: OpenStore) -
     assert ask(store, start=DAY, end=now).count.tolist() == [8]
     store.close()
     assert open_store().floor(now) == DAY + 7 * DAY_S
+
+
+def days_of(store: Store, table: str) -> list[str]:
+    """The days that a table has rows of."""
+    return [part.id for part in retention.partitions(store.engine) if part.table.name == table and part.rows]
+
+
+def test_ten_minutes_outlast_their_samples_and_not_for_long(open_store: OpenStore) -> None:
+    """Where they went first, a reader would take what is gone for empty; what is left answers alike by any label."""
+    store = open_store(raw_days=3, rolled_days=30)
+    fleet = daily()
+    store.insert([accepted(one) for one in fleet])
+    now = DAY + (DAYS - 1) * DAY_S + 12 * HOUR_S
+    rollup.roll_up(store.engine, now)
+    dropped: list[str] = []
+    command = store.engine.command
+    store.engine.command = lambda sql: dropped.append(sql) or command(sql)  # type: ignore[method-assign, func-returns-value]
+    store.upkeep(now)
+    assert days_of(store, "samples") == days_of(store, "fleet_10m")[2:]
+    tables = [sql.split()[2].removesuffix("_local") for sql in dropped if "DROP PARTITION" in sql]
+    assert tables.index("fleet_10m") > len(tables) - 1 - tables[::-1].index("samples")
+    for start, end in ((DAY, now), (DAY + 300, now - 300), (DAY + 660, now), (DAY, DAY + 900)):
+        by_node = as_sum(ask(store, start=start, end=end, by=("node", "comm")))
+        assert {key[1]: sums for key, sums in by_node.items()} == {
+            key[1]: sums for key, sums in as_sum(ask(store, start=start, end=end)).items()
+        }
+
+
+def test_a_day_goes_with_its_ten_minutes_when_the_budget_is_exceeded(open_store: OpenStore) -> None:
+    """They are of no use without its samples; hours and days stay as long as there is anything else."""
+    store = open_store()
+    store.insert([accepted(one) for one in daily()])
+    now = DAY + (DAYS - 1) * DAY_S + 12 * HOUR_S
+    store.upkeep(now)
+    found = retention.partitions(store.engine)
+    of_days = [part for part in found if part.table.name in ("samples", "fleet_10m") and part.rows]
+    spare = sum(part.bytes for part in found) - sum(part.bytes for part in sorted(of_days, key=lambda p: p.id)[:4])
+    options = StorageOptions(location=store.options.location, disk_bytes=spare)
+    retention.drop_beyond_budget(store.engine, options, now, lambda until: None)
+    assert days_of(store, "samples") == days_of(store, "fleet_10m") == sorted({part.id for part in of_days})[2:]
+    assert len(days_of(store, "fleet_hour")) == DAYS
 
 
 def test_a_budget_that_suffices_drops_nothing(open_store: OpenStore) -> None:
