@@ -1,5 +1,6 @@
 """Call frame information: ELF bytes -> compact unwind tables. Imported by both sides; opens nothing."""
 
+from fleetflame.cfi.codec import decode, encode
 from fleetflame.cfi.compile import compile_table
 from fleetflame.cfi.faults import CfaError, CfaFault, Dropped
 from fleetflame.cfi.rules import RULE_DTYPE, BpKind, CfaKind, RuleFlag
@@ -15,4 +16,6 @@ __all__ = [
     "RuleFlag",
     "UnwindTable",
     "compile_table",
+    "decode",
+    "encode",
 ]

@@ -74,24 +74,29 @@ def _steps(functions: Functions, rows: Rows, base: int) -> _Steps:
     """The rows by address, clipped where a function begins within another, with a GAP where none follows directly."""
     order = np.argsort(functions.begin, kind="stable")
     begin = (functions.begin[order] - np.uint64(base)).astype(np.int64)
-    order = order[np.append(True, begin[1:] != begin[:-1])]
-    begin = (functions.begin[order] - np.uint64(base)).astype(np.int64)
+    alone = np.append(True, begin[1:] != begin[:-1])
+    order, begin = order[alone], begin[alone]
     limit = begin + functions.size[order].view(np.int64)
     limit[:-1] = np.minimum(limit[:-1], begin[1:])
     first = np.searchsorted(rows.function, np.arange(len(functions) + 1, dtype=np.int32))
     count = (first[1:] - first[:-1])[order]
-    # Position in `rows` of each row, function by function in their new order.
-    total = np.cumsum(count)
-    source = np.arange(int(total[-1])) + np.repeat(first[:-1][order] - (total - count), count)
-    owner = np.repeat(np.arange(len(order), dtype=np.int32), count)
-    pc = begin[owner] + rows.offset[source]
-    kept = pc < limit[owner]
-    pc, owner, source = pc[kept], owner[kept], source[kept]
+    offset, rule = rows.offset, rows.rule
+    if len(order) < len(functions) or (order[1:] < order[:-1]).any():
+        # Position in `rows` of each row, function by function in their new order.
+        source = np.arange(int(count.sum())) + np.repeat(first[:-1][order] - (np.cumsum(count) - count), count)
+        offset, rule = offset[source], rule[source]
+    pc = np.repeat(begin.astype(np.uint32), count) + offset
+    # Rows may lie behind their function's end only where another one begins: `Rows` has none that does not hold.
+    owner_limit = np.repeat(limit.astype(np.uint32), count)
+    kept = pc < owner_limit
+    if not kept.all():
+        count = np.add.reduceat(kept, np.cumsum(count) - count, dtype=np.int64)
+        pc, rule = pc[kept], rule[kept]
     gap = np.flatnonzero(np.append(limit[:-1] != begin[1:], True))
-    at = np.searchsorted(owner, gap, side="right")
+    at = np.cumsum(count)[gap]
     return _Steps(
-        pc=np.insert(pc.astype(np.uint32), at, limit[gap].astype(np.uint32)),
-        rule=np.insert(rows.rule[source], at, np.uint32(RuleBook.GAP)),
+        pc=np.insert(pc, at, limit[gap].astype(np.uint32)),
+        rule=np.insert(rule, at, np.uint32(RuleBook.GAP)),
     )
 
 

@@ -7,6 +7,7 @@ at a level counts what was set at it since it was entered, else what counted bel
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from fleetflame.cfi.rulebook import KEY_B, KEY_BP, KEY_CFA, KEY_FLAGS, KEY_REG, 
 from fleetflame.cfi.rules import RBP, REGISTERS, RIP, RSP, BpKind, CfaKind
 from fleetflame.cfi.tokens import MAX_LEB, Tokens
 
+I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
@@ -47,6 +49,19 @@ class Rows:
     offset: I64
     key: U64
     left: Mask
+
+
+class _Nest(NamedTuple):
+    """What lies so many remembered states deep, or deeper: instructions `inside`; those at that very depth `counts`.
+
+    Rows `row` are there, at place `at` of `inside`; the depth was last entered at place `entered`.
+    """
+
+    inside: I64
+    counts: Mask
+    row: I64
+    at: I64
+    entered: I32
 
 
 def _flags(*opcodes: int) -> Mask:
@@ -85,21 +100,22 @@ class _Run:
         # Each program's last one is no instruction: it stands for the row that the program ends with.
         self._op[tokens.first[1:] - 1] = Cfa.ADVANCE_LOC
         self._left = tokens.stopped.copy()
-        self._levels = self._nesting()
+        self._row = np.flatnonzero(_ADVANCE[self._op])
+        self._level = self._nesting()
+        depth = 0 if self._level is None else min(int(self._level.max()), LEVELS - 1)
+        self._nests = [self._nest(each) for each in range(1, depth + 1)]
         self._leave_special()
 
     def rows(self) -> Rows:
-        at = np.flatnonzero(_ADVANCE[self._op])
-        program = self._program[at]
-        register, first = self._last(_SETS_REGISTER, at), self._first[program]
-        offset, rbp = self._last(_SETS_OFFSET, at), self._last(_SETS_RBP, at)
+        program, first = self._program[self._row], self._first[self._program[self._row]]
+        register, offset, rbp = self._last(_SETS_REGISTER), self._last(_SETS_OFFSET), self._last(_SETS_RBP)
         key = (
             self._cfa(np.where(register >= first, register, -1), program)
             | self._offset(np.where(offset >= first, offset, -1), program)
             | self._rbp(np.where(rbp >= first, rbp, -1), program)
             | self._programs.signal[program] << KEY_FLAGS
         )
-        location = self._locations(at, program)
+        location = self._locations(program)
         if self._left.any():
             kept = ~self._left[program]
             program, location, key = program[kept], location[kept], key[kept]
@@ -128,35 +144,40 @@ class _Run:
         special[which] = self._code[self._position[which] + 1] >= REGISTERS
         self._left[self._program[special]] = True
 
-    def _last(self, sets: Mask, at: I64) -> I64:
-        """For each of the rows at `at` the last instruction that counts among those that set something."""
+    def _last(self, sets: Mask) -> I32:
+        """For each of the rows the last instruction that counts among those that set something."""
         setter = sets[self._op]
-        if self._levels is None:
-            return _latest(setter)[at]
-        level = self._levels
-        result = _latest(setter & (level == 0))[at]
-        for depth in range(1, LEVELS):
-            inside = level >= depth
-            if not inside.any():
-                break
-            own = _latest(setter & (level == depth))[at]
-            entered = _latest((self._op == Cfa.REMEMBER_STATE) & (level == depth))[at]
-            result = np.where(inside[at] & (own > entered), own, result)
+        if self._level is not None:
+            setter &= self._level == 0
+        result = _latest(setter)[self._row]
+        for nest in self._nests:
+            own = _latest(nest.counts & sets[self._op[nest.inside]])[nest.at]
+            which = np.flatnonzero(own > nest.entered)
+            result[nest.row[which]] = nest.inside[own[which]]
         return result
 
-    def _locations(self, at: I64, program: I64) -> I64:
+    def _nest(self, depth: int) -> "_Nest":
+        assert self._level is not None
+        inside = np.flatnonzero(self._level >= depth)
+        counts = self._level[inside] == depth
+        row = np.flatnonzero(self._level[self._row] >= depth)
+        at = np.searchsorted(inside, self._row[row])
+        entered = _latest(counts & (self._op[inside] == Cfa.REMEMBER_STATE))[at]
+        return _Nest(inside, counts, row, at, entered)
+
+    def _locations(self, program: I64) -> I64:
         """The address of each row: all that was advanced before it."""
-        op = self._op[at]
+        op = self._op[self._row]
         delta = (op & 0x3F).astype(np.int64)
         for width, kind in ((1, Cfa.ADVANCE_LOC1), (2, Cfa.ADVANCE_LOC2), (4, Cfa.ADVANCE_LOC4)):
             which = np.flatnonzero(op == kind)
-            delta[which] = fixed(self._code, self._position[at[which]] + 1, width).view(np.int64)
+            delta[which] = fixed(self._code, self._position[self._row[which]] + 1, width).view(np.int64)
         delta *= self._programs.code_factor[program]
         before = np.cumsum(delta) - delta
         first = np.searchsorted(program, np.arange(len(self._left)))
         return before - before[first][program]
 
-    def _cfa(self, setter: I64, program: I64) -> I64:
+    def _cfa(self, setter: I32, program: I64) -> I64:
         register = self._code[self._position[setter] + 1].astype(np.int64)
         register = np.where(setter < 0, self._programs.register[program], register)
         kind = np.full(len(register), int(CfaKind.REGISTER))
@@ -164,12 +185,12 @@ class _Run:
         kind[register == RBP] = CfaKind.BP
         return kind << KEY_CFA | np.where(kind == CfaKind.REGISTER, register & 0xF, 0) << KEY_REG
 
-    def _offset(self, setter: I64, program: I64) -> I64:
+    def _offset(self, setter: I32, program: I64) -> I64:
         at = self._position[setter] + 1 + (self._op[setter] == Cfa.DEF_CFA)
         offset = self._number(at)
         return np.where(setter < 0, self._programs.offset[program], offset)
 
-    def _rbp(self, setter: I64, program: I64) -> I64:
+    def _rbp(self, setter: I32, program: I64) -> I64:
         saved = (setter >= 0) & (self._op[setter] == Cfa.OFFSET + RBP)
         which = np.flatnonzero(saved)
         offset = self._number(self._position[setter[which]] + 1) * self._programs.data_factor[program[which]]
@@ -192,7 +213,7 @@ class _Run:
         return value
 
 
-def _latest(mask: Mask) -> I64:
+def _latest(mask: Mask) -> I32:
     """At each place the last place up to here where `mask` is set, -1 if there is none."""
-    places = np.arange(len(mask), dtype=np.int32)
-    return np.maximum.accumulate(np.where(mask, places, np.int32(-1))).astype(np.int64)
+    places = np.where(mask, np.arange(len(mask), dtype=np.int32), np.int32(-1))
+    return np.maximum.accumulate(places, out=places)

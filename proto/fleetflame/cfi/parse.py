@@ -8,6 +8,7 @@ FDE:   address of the function and its size, encoded as its CIE says; augmentati
 """
 
 import struct
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -105,11 +106,13 @@ def _entries(section: FrameSection) -> _Entries:
     """A loop over entries, since each says where the next one is; 0.1 us for each."""
     data, size = section.data.data, len(section.data)
     u32, u64 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
+    # Entries are padded to 4 bytes at least by all who write them; so a length is an element of this.
+    words = data[: size // 4 * 4].cast("I") if sys.byteorder == "little" else None
     at, position, wide = [], 0, []
     for _ in range(MAX_ENTRIES):
         if position + 4 > size:
             break
-        length = u32(data, position)[0]
+        length = u32(data, position)[0] if position & 3 or words is None else words[position >> 2]
         if length:
             at.append(position)
             if length == 0xFFFFFFFF:

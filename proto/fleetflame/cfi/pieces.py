@@ -21,8 +21,8 @@ from fleetflame.cfi.rulebook import RuleBook, rule_of
 from fleetflame.cfi.table import MAX_ROWS, U32
 from fleetflame.cfi.tokens import PAD, tokenize
 
-PIECE = 512 << 10
-"""Bytes of instructions that are run at a time: some 100,000 rows, and 40 MB of columns."""
+PIECE = 256 << 10
+"""Bytes of instructions that are run at a time: some 50,000 rows, and 20 MB of columns."""
 MAX_PROGRAM = 1 << 20
 """Bytes of one function's instructions. The longest that we know have 60 KiB (interpreters' loops)."""
 MAX_EXACT = 1 << 21

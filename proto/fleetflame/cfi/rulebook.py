@@ -31,6 +31,11 @@ S16, S32 = 1 << 15, 1 << 31
 
 # A rule without `c` as 64 bits. `lockstep` makes such keys of whole columns.
 KEY_B, KEY_BP, KEY_REG, KEY_CFA, KEY_FLAGS = 32, 48, 52, 56, 60
+_NO_KEY = (1 << 64) - 1
+SLOT_BITS = 14
+"""Files have some 1,000 distinct rules. A key that lost its slot is looked up in a dictionary: slower, no more."""
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 divided by the golden ratio: Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, 6.4)."""
 
 
 class RuleBook:
@@ -40,8 +45,9 @@ class RuleBook:
 
     def __init__(self) -> None:
         self._number: dict[Rule, int] = {}
-        self._keys: U64 = np.zeros(0, np.uint64)
-        self._numbers: U32 = np.zeros(0, np.uint32)
+        # Keys met before, each in the slot that it hashes to. An empty one has a key that no rule has.
+        self._slot_key: U64 = np.full(1 << SLOT_BITS, _NO_KEY, np.uint64)
+        self._slot_number: U32 = np.zeros(1 << SLOT_BITS, np.uint32)
         for kind in (CfaKind.GAP, CfaKind.UNSUPPORTED):
             self.number((kind, 0, 0, 0, 0, 0, 0))
 
@@ -53,25 +59,21 @@ class RuleBook:
 
     def numbers(self, keys: U64) -> U32:
         """The numbers of rules given as 64-bit keys."""
-        where = np.searchsorted(self._keys, keys)
-        known = (
-            self._keys[np.minimum(where, len(self._keys) - 1)] == keys if len(self._keys) else np.zeros(len(keys), bool)
-        )
-        if not known.all():
-            self._learn(np.unique(keys[~known]))
-            where = np.searchsorted(self._keys, keys)
-        return self._numbers[where]
+        slot = keys * _SPREAD >> np.uint64(64 - SLOT_BITS)
+        result: U32 = self._slot_number[slot]
+        other = np.flatnonzero(self._slot_key[slot] != keys)
+        if len(other):
+            distinct, where = np.unique(keys[other], return_inverse=True)
+            numbers = np.array([self.number(_unpack(key)) for key in distinct.tolist()], np.uint32)
+            result[other] = numbers[where]
+            slot = distinct * _SPREAD >> np.uint64(64 - SLOT_BITS)
+            # Of two keys with one slot the one that comes later has it: key and number by the same rule.
+            self._slot_key[slot], self._slot_number[slot] = distinct, numbers
+        return result
 
     def rules(self) -> Rules:
         """All rules by number, RULE_DTYPE[m]."""
         return np.array(list(self._number), RULE_DTYPE)
-
-    def _learn(self, keys: U64) -> None:
-        numbers = np.array([self.number(_unpack(key)) for key in keys.tolist()], np.uint32)
-        self._keys = np.append(self._keys, keys)
-        self._numbers = np.append(self._numbers, numbers)
-        order = np.argsort(self._keys)
-        self._keys, self._numbers = self._keys[order], self._numbers[order]
 
 
 def _unpack(key: int) -> Rule:
