@@ -28,6 +28,7 @@ from agent.bus import Bus, BusConfig
 from agent.config import AgentConfig
 from agent.facts import ProcessFacts
 from agent.handover import Handover
+from agent.jit.maps import JitMaps
 from agent.kernel import Kernel
 from agent.kernelmaps import online_cpus
 from agent.labels import Labeller
@@ -107,13 +108,15 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         labeller = Labeller(config.labels)
         images = ImageTable(builds, on_ready=sampler.mark_ready, on_facts=labeller.notice)
         kernel = Kernel()
+        jit = JitMaps()
+        stack.callback(jit.close)
         batcher = Batcher(node=config.node, epoch=os.urandom(16))
         parts = Parts(
             config=config,
             sampler=sampler,
             images=images,
             labeller=labeller,
-            normalizer=Normalizer(images, kernel, _labels_of(labeller)),
+            normalizer=Normalizer(images, kernel, _labels_of(labeller), jit=jit),
             batcher=batcher,
             bus=bus,
             publisher=Publisher(bus, queue_bytes=config.queue_bytes, on_drop=batcher.note_dropped),

@@ -25,6 +25,9 @@ PROCESSES = REGISTRY.counters(
     "What was read of processes, what could not be, and what was forgotten for want of room",
     "what",
 )
+JIT = REGISTRY.counters(
+    "fleetflame_agent_jit_total", "What perf maps of generated code said, and what could not be read of them", "what"
+)
 CONTAINER_QUESTIONS = REGISTRY.counters(
     "fleetflame_agent_container_questions_total",
     "Containers whose names were asked for, and engines that failed",

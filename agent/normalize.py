@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from agent.facts import ProcessFacts
 from agent.frames import Gathered, Pool, Segments, add_up, assemble_unique, gather, in_batches, join
 from agent.image import Image
+from agent.jit.maps import JitMaps
 from agent.kernel import Kernel
 from agent.processes import ImageTable
 from agent.resolve import IdFrames, Resolver
@@ -77,10 +78,11 @@ _SAID = frozenset(miss for miss in FrameMiss if miss < FIRST_STACK)
 class Normalizer:
     """Normalizes windows in the order in which they were taken. To be used by one thread."""
 
-    def __init__(self, images: ImageTable, kernel: Kernel, label_of: LabelOf) -> None:
+    def __init__(self, images: ImageTable, kernel: Kernel, label_of: LabelOf, *, jit: JitMaps | None = None) -> None:
         self._images = images
         self._kernel = kernel
         self._label_of = label_of
+        self._jit = jit or JitMaps()
 
     def normalize(self, window: Window) -> NormalizedWindow:
         """The window's samples, all of them but those that are counted in `lost`."""
@@ -88,7 +90,7 @@ class Normalizer:
         comms = window.counts["comm"][first].tolist()
         images = [self._images.get(*image) for image in zip(image_ids.tolist(), map(_text, comms), strict=True)]
         series, rows, filtered = self._label(window, images, image_of)
-        resolver = Resolver(self._images, self._kernel)
+        resolver = Resolver(self._images, self._kernel, self._jit, window.start_ns)
         stacks, stack_of = _Stacks(window, resolver).of(rows, images)
         row_series, row_stack, row_count = add_up(rows.series, stack_of, rows.count)
         lost = dict(window.lost)
@@ -98,6 +100,7 @@ class Normalizer:
         kept = int(row_count.sum(dtype=np.uint64))
         assert kept + filtered == int(window.counts["count"].sum(dtype=np.uint64)), "samples were lost in normalization"
         self._images.end_window()
+        self._jit.end_window()
         return NormalizedWindow(
             start_ns=window.start_ns,
             end_ns=window.end_ns,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from agent.addresses import MISS, NOWHERE, AddressTable
 from agent.frames import Pool
 from agent.image import Image
+from agent.jit.maps import JIT_MAPPING, JitMaps
 from agent.kernel import Kernel, KernelSnapshot
 from agent.processes import ImageTable
 from agent.window import ID_BYTES, ID_VALID
@@ -72,12 +73,14 @@ class Numbering:
 
 
 class Resolver:
-    """Resolves what one window needs."""
+    """Resolves what one window needs, which began at `start_ns`."""
 
-    def __init__(self, images: ImageTable, kernel: Kernel) -> None:
+    def __init__(self, images: ImageTable, kernel: Kernel, jit: JitMaps, start_ns: int) -> None:
         self.numbering = Numbering()
         self._images = images
         self._kernel = kernel
+        self._jit = jit
+        self._start_ns = start_ns
         self._read: dict[int, AddressTable | None] = {}
 
     def user(self, images: Sequence[Image], owner: NDArray[np.int64], address: NDArray[np.uint64]) -> Pool:
@@ -128,7 +131,23 @@ class Resolver:
                 target, found = later.resolve(address[missing])
                 mapping[missing] = self.numbering.of_targets(later.targets, target)
                 within[missing] = np.where(target == NOWHERE, np.uint64(FrameMiss.UNMAPPED), found)
+        self._name_generated(image, address, mapping, within)
         return mapping, within
+
+    def _name_generated(
+        self, image: Image, address: NDArray[np.uint64], mapping: NDArray[np.uint32], within: NDArray[np.uint64]
+    ) -> None:
+        """Puts names in place of the placeholders of anonymous code, where the process says them."""
+        here = np.flatnonzero((mapping == 0) & (within == np.uint64(FrameMiss.ANONYMOUS)))
+        if not len(here):
+            return
+        unique, which = np.unique(address[here], return_inverse=True)
+        found = self._jit.find(image, unique, self._start_ns)
+        jit = self.numbering.of(JIT_MAPPING) if any(isinstance(frame, NamedFrame) for frame in found) else 0
+        named = [isinstance(frame, NamedFrame) for frame in found]
+        values = [self.numbering.of_name(frame) if isinstance(frame, NamedFrame) else frame for frame in found]
+        mapping[here] = np.where(named, jit, 0).astype(np.uint32)[which]
+        within[here] = np.array(values, np.uint64)[which]
 
     def _reread(self, image: Image) -> AddressTable | None:
         if image.id not in self._read:

@@ -84,13 +84,17 @@ class FrameMiss(IntEnum):
     UNMAPPED = 32
     """The address lies in no mapping of the process."""
     ANONYMOUS = 33
-    """The address lies in memory without a file: JIT code without a map."""
+    """The address lies in memory without a file, and the process's perf map, if it has one, does not name it."""
     UNREADABLE_FILE = 34
     """The mapped file could not be opened, so its build is unknown."""
     PROCESS_GONE = 35
     """The process ended before its mappings were read."""
     KERNEL_HIDDEN = 36
     """A kernel address that this node may not resolve (CAP_SYSLOG is missing)."""
+    NO_PERF_MAP = 40
+    """The address lies in memory without a file, and the process has no perf map: JIT code that nobody can name."""
+    CODE_REPLACED = 41
+    """The address was given from one generated function to another while the window lasted."""
     NOT_RECEIVED = 48
     """The batch with the stack's frames never reached the aggregator."""
 

@@ -1,0 +1,162 @@
+"""The perf map of one process: found and opened as if its owner meant harm, read where it grew. Not for two threads.
+
+    /tmp/perf-PID.map     in the root of the process, with the PID that it has in its own PID namespace
+
+Read is only a regular file, on no FUSE mount, through no link, that belongs to the process's user or to root, and that
+was written to since the process began: containers that start again have the PIDs and files of their last life. Reading
+takes what the caller grants, and goes on from there the next time. Lines without end, other bytes and names of other
+files cost the time of reading them, and are counted.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.facts import read_small
+from agent.jit.perfmap import MAX_LINE, Entries, iter_blocks, join_entries, parse_lines
+from agent.openat import OpenMiss, ProcessFiles
+
+MAX_FILE_BYTES = (1 << 32) - 1
+"""Offsets are kept in 32 bits. A Node process that runs for months writes some hundred MB."""
+CHUNK = 1 << 20
+TAIL = 256
+"""Bytes before the place that was read to, by which a file that was written anew is told from one that grew."""
+CLOCK_SLACK_NS = 1_000_000_000
+"""A process's start is known to 10 ms, a file's time to 10 ms, and what lies between the clocks to what ntpd does."""
+
+
+class MapMiss(StrEnum):
+    """Why there is no map to read."""
+
+    ABSENT = "absent"
+    DENIED = "denied"
+    NOT_REGULAR = "not_regular"
+    USER_FILE_SYSTEM = "user_file_system"
+    FOREIGN = "foreign"
+    STALE = "stale"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose map it has to be: the users that the process is, and when it began, in Unix ns."""
+
+    users: frozenset[int]
+    begin_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What reading brought: entries in order, lines that are none, bytes read. `anew`: what was read before is not in
+    the file any more. `whole`: it was read to its end."""
+
+    entries: Entries
+    malformed: int
+    size: int
+    anew: bool
+    whole: bool
+
+
+def read_owner(process: int) -> tuple[frozenset[int], int]:
+    """(user IDs, PID in the innermost PID namespace) of the process behind its open proc folder; PID 0 if unknown."""
+    fields = dict(line.partition(b":")[::2] for line in read_small(process, "status").splitlines())
+    users = frozenset(int(word) for word in fields.get(b"Uid", b"").split())
+    pids = fields.get(b"NSpid", fields.get(b"Pid", b"")).split()
+    return users, int(pids[-1]) if pids else 0
+
+
+def map_path(pid: int) -> bytes:
+    """Where runtimes write, by convention of `perf`."""
+    return b"/tmp/perf-%d.map" % pid
+
+
+def open_map(files: ProcessFiles, pid: int, owner: Owner) -> int | MapMiss:
+    """A descriptor of the process's map."""
+    fd = files.open_path(map_path(pid))
+    if isinstance(fd, OpenMiss):
+        return MapMiss(fd.value)
+    miss = _refuse(os.fstat(fd), owner)
+    if miss is None:
+        return fd
+    os.close(fd)
+    return miss
+
+
+def _refuse(about: os.stat_result, owner: Owner) -> MapMiss | None:
+    # As perf does: root may write for others, such as a service that was root when it began.
+    if about.st_uid != 0 and about.st_uid not in owner.users:
+        return MapMiss.FOREIGN
+    if about.st_mtime_ns < owner.begin_ns - CLOCK_SLACK_NS:
+        return MapMiss.STALE
+    return MapMiss.TOO_LARGE if about.st_size > MAX_FILE_BYTES else None
+
+
+class MapFile:
+    """An open map. Keeps its descriptor, so that what it says can be read when the process is gone."""
+
+    __slots__ = ("_number", "_tail", "fd", "position")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.position = 0
+        self._tail = b""
+        self._number = _number(fd)
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def is_same(self, fd: int) -> bool:
+        """Whether `fd` is this very file."""
+        return _number(fd) == self._number
+
+    def read(self, limit: int) -> News:
+        """What was appended since, or all if the file was written anew; some `limit` bytes at most. Raises OSError."""
+        size = os.fstat(self.fd).st_size
+        anew = size < self.position or os.pread(self.fd, len(self._tail), self.position - len(self._tail)) != self._tail
+        if anew:
+            self.position, self._tail = 0, b""
+        begin, parts, malformed = self.position, [], 0
+        while self.position < size and self.position - begin < limit:
+            text = os.pread(self.fd, min(CHUNK, size - self.position), self.position)
+            end = text.rfind(b"\n") + 1
+            if not end and len(text) <= MAX_LINE:
+                break  # a line that is being written
+            for at, block in iter_blocks(text[:end]):
+                entries, bad = parse_lines(block, self.position + at)
+                parts.append(entries)
+                malformed += bad
+            # A line without an end in sight is passed over; its rest, when the end comes, is one that is none.
+            self._advance(text[: end or len(text)])
+            malformed += not end
+        return News(
+            entries=join_entries(parts),
+            malformed=malformed,
+            size=self.position - begin,
+            anew=anew,
+            whole=self.position >= size or (size - self.position <= MAX_LINE and self._is_half_a_line(size)),
+        )
+
+    def line(self, offset: int) -> bytes:
+        """The line at `offset`, with its end; b"" if there is none. Raises OSError."""
+        text = os.pread(self.fd, 256, offset)
+        if b"\n" not in text:
+            text = os.pread(self.fd, MAX_LINE, offset)
+        return text[: text.find(b"\n") + 1]
+
+    def _advance(self, text: bytes) -> None:
+        self.position += len(text)
+        self._tail = (self._tail + text[-TAIL:])[-TAIL:]
+
+    def _is_half_a_line(self, size: int) -> bool:
+        return b"\n" not in os.pread(self.fd, size - self.position, self.position)
+
+
+def _number(fd: int) -> tuple[int, int]:
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError("not a regular file")
+    return about.st_dev, about.st_ino
