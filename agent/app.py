@@ -1,6 +1,7 @@
 """One running agent: what is started, in which order, and how it stops. The only file of the agent that starts tasks.
 
     threads   events: process events -> images        windows: drain -> normalize -> hand over
+              jvm-maps: asks JVMs for names
     loop      batch -> publish; requests of the aggregator; heartbeat; monitor
 
     start     bus (in the background: samples wait for it), kernel programs, threads, tasks
@@ -29,6 +30,7 @@ from agent.config import AgentConfig
 from agent.facts import ProcessFacts
 from agent.handover import Handover
 from agent.jit.maps import JitMaps
+from agent.jit.requests import MapRequests
 from agent.kernel import Kernel
 from agent.kernelmaps import online_cpus
 from agent.labels import Labeller
@@ -108,8 +110,7 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         labeller = Labeller(config.labels)
         images = ImageTable(builds, on_ready=sampler.mark_ready, on_facts=labeller.notice)
         kernel = Kernel()
-        jit = JitMaps()
-        stack.callback(jit.close)
+        jit = _jit_maps(config, stack)
         batcher = Batcher(node=config.node, epoch=os.urandom(16))
         parts = Parts(
             config=config,
@@ -135,6 +136,17 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
 
 def _load(config: AgentConfig) -> Sampler:
     return Sampler(load_options(config, cpus=len(online_cpus())), frequency=config.frequency)
+
+
+def _jit_maps(config: AgentConfig, stack: contextlib.AsyncExitStack) -> JitMaps:
+    asking = None
+    if config.java_maps:
+        asking = stack.enter_context(
+            MapRequests(interval_s=config.java_map_interval, per_minute=config.java_maps_per_minute)
+        )
+    jit = JitMaps(on_sampled=asking.want if asking else None)
+    stack.callback(jit.close)
+    return jit
 
 
 def _about(config: AgentConfig) -> dict[str, object]:

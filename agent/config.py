@@ -25,9 +25,12 @@ RANGES = {
     "id_stack_entries": (64, 1 << 20),
     "process_entries": (1024, 1 << 22),
     "queue_bytes": (MIB, 1 << 40),
+    "java_map_interval": (10, 86_400),
+    "java_maps_per_minute": (1, 600),
 }
 """Smallest and largest value of each number. One message has 512 KiB at most, so that a queue holds two at least; PIDs
-go to 2^22 (PID_MAX_LIMIT); a map larger than the upper bounds would take more memory than the whole agent may."""
+go to 2^22 (PID_MAX_LIMIT); a map larger than the upper bounds would take more memory than the whole agent may. A JVM is
+asked no more often than once a window of the default width."""
 
 AUTOMATIC = 0
 """Size of a kernel map that nobody gave: `mapsizes` chooses it by CPUs, frequency and window."""
@@ -50,7 +53,9 @@ class AgentConfig:
 
     `window` is in seconds, `frequency` in samples per second and CPU. `*_entries` size the kernel's maps.
     `queue_bytes` bounds what waits for the bus. `metrics_listen` is HOST:PORT or ""; "" serves no metrics.
-    `thread_label` keeps threads apart in the kernel already, at the cost of rows.
+    `java_maps`: whether JVMs are asked for names of their compiled methods, each at most every `java_map_interval`
+    seconds, all together `java_maps_per_minute` times a minute. `thread_label` keeps threads apart in the kernel
+    already, at the cost of rows.
     """
 
     nats: tuple[str, ...] = ("nats://127.0.0.1:4222",)
@@ -62,6 +67,9 @@ class AgentConfig:
     id_stack_entries: int = AUTOMATIC
     process_entries: int = AUTOMATIC
     thread_label: bool = False
+    java_maps: bool = True
+    java_map_interval: int = 60
+    java_maps_per_minute: int = 6
     queue_bytes: int = 8 * MIB
     log_level: LogLevel = LogLevel.INFO
     metrics_listen: str = ""

@@ -28,6 +28,9 @@ PROCESSES = REGISTRY.counters(
 JIT = REGISTRY.counters(
     "fleetflame_agent_jit_total", "What perf maps of generated code said, and what could not be read of them", "what"
 )
+JVM_MAPS = REGISTRY.counters(
+    "fleetflame_agent_jvm_maps_total", "JVMs that were asked for their perf map, by what became of it", "answer"
+)
 CONTAINER_QUESTIONS = REGISTRY.counters(
     "fleetflame_agent_container_questions_total",
     "Containers whose names were asked for, and engines that failed",

@@ -32,7 +32,7 @@ _SYS_OPENAT2 = 437  # the same on every architecture, as all since 424
 _SYS_STATX = {"x86_64": 332, "aarch64": 291}
 _AT_STATX_DONT_SYNC, _AT_EMPTY_PATH = 0x4000, 0x1000
 _STATX_BASIC_STATS, _STATX_MNT_ID = 0x7FF, 0x1000
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
 
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -84,6 +84,34 @@ class ProcessFiles:
     def open_path(self, path: bytes) -> int | OpenMiss:
         """A descriptor for reading the file at `path` in the process's root."""
         return self._open_in(self._root_folder(), path)
+
+    def open_folder(self, name: bytes) -> int | OpenMiss:
+        """A descriptor that names the folder `name` of the process's root. Neither it nor the root is on FUSE, and it
+        is no link, so that nothing below it can make us wait before it is known what it is."""
+        root = self._root_folder()
+        if root < 0:
+            return OpenMiss.DENIED
+        try:
+            if self._is_user_file_system(root):
+                return OpenMiss.USER_FILE_SYSTEM
+            folder = _openat2(root, name, _PATH_ONLY | os.O_DIRECTORY, _RESOLVE_IN_ROOT | _RESOLVE_NO_SYMLINKS)
+        except PermissionError:
+            return OpenMiss.DENIED
+        except OSError:
+            return OpenMiss.ABSENT
+        if self._is_user_file_system(folder):
+            os.close(folder)
+            return OpenMiss.USER_FILE_SYSTEM
+        return folder
+
+    def open_inside(self, folder: int, name: bytes) -> int | OpenMiss:
+        """A descriptor for reading the file `name`, which is no path, in an open folder."""
+        try:
+            return self._readable(os.open(name, _PATH_ONLY | os.O_NOFOLLOW, dir_fd=folder))
+        except PermissionError:
+            return OpenMiss.DENIED
+        except OSError:
+            return OpenMiss.ABSENT
 
     def open_region(self, region: Region) -> int | OpenMiss:
         """A descriptor for reading the file that `region` shows: exactly that one, or the one that has its path.
@@ -154,7 +182,7 @@ class ProcessFiles:
                 return OpenMiss.ABSENT
             if not stat.S_ISREG(about.mode):
                 return OpenMiss.NOT_REGULAR
-            if about.number[0] == 0 and self._may_hang(about.mount):
+            if self._is_user_file_system(fd):
                 return OpenMiss.USER_FILE_SYSTEM
             return os.open(f"/proc/self/fd/{fd}", _READ)
         except PermissionError:
@@ -163,6 +191,10 @@ class ProcessFiles:
             return OpenMiss.ABSENT
         finally:
             os.close(fd)
+
+    def _is_user_file_system(self, fd: int) -> bool:
+        about = _statx(fd)
+        return about.number[0] == 0 and self._may_hang(about.mount)
 
     def _may_hang(self, mount: int) -> bool:
         """True for FUSE, and for mounts that nobody knows: one that was detached is not listed any more."""
@@ -281,8 +313,13 @@ def _statx_number() -> ctypes.c_long:
     return ctypes.c_long(_SYS_STATX[os.uname().machine])
 
 
-def _openat2(root: int, path: bytes) -> int:
-    how = struct.pack("<QQQ", _PATH_ONLY | os.O_NOFOLLOW, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+def _openat2(
+    root: int,
+    path: bytes,
+    flags: int = _PATH_ONLY | os.O_NOFOLLOW,
+    resolve: int = _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS,
+) -> int:
+    how = struct.pack("<QQQ", flags, 0, resolve)
     return _check(_libc.syscall(ctypes.c_long(_SYS_OPENAT2), root, path, how, ctypes.c_size_t(len(how))))
 
 

@@ -49,6 +49,17 @@ def _label_options(function: F) -> F:
     return function
 
 
+def _java_options(function: F) -> F:
+    for decorate in (
+        _number("java_maps_per_minute", "Most such requests to all JVMs in a minute."),
+        _number("java_map_interval", "Least time between two such requests to one JVM.", metavar="SECONDS"),
+        option("--java-maps/--no-java-maps", default=None, show_default="on",
+               help="Ask JVMs (17 and later) for the names of their compiled methods."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
 def _map_options(function: F) -> F:
     for decorate in (
         _number("process_entries", "Processes known at the same time."),
@@ -94,6 +105,7 @@ def _map_options(function: F) -> F:
 )
 @_map_options
 @_label_options
+@_java_options
 @option("--metrics-listen", metavar="HOST:PORT", show_default="none", help="Where to serve /metrics and /healthz.")
 @option(
     "--log-level",

@@ -2,10 +2,10 @@
 
     /tmp/perf-PID.map     in the root of the process, with the PID that it has in its own PID namespace
 
-Read is only a regular file, on no FUSE mount, through no link, that belongs to the process's user or to root, and that
-was written to since the process began: containers that start again have the PIDs and files of their last life. Reading
-takes what the caller grants, and goes on from there the next time. Lines without end, other bytes and names of other
-files cost the time of reading them, and are counted.
+Read is only a regular file, in a folder on no FUSE mount, through no link, that belongs to the process's user or to
+root, and that was written to since the process began: containers that start again have the PIDs and files of their last
+life. Reading takes what the caller grants, and goes on from there the next time. Lines without end and other bytes cost
+the time of reading them, and are counted.
 """
 
 import os
@@ -17,6 +17,8 @@ from agent.facts import read_small
 from agent.jit.perfmap import MAX_LINE, Entries, iter_blocks, join_entries, parse_lines
 from agent.openat import OpenMiss, ProcessFiles
 
+FOLDER = b"tmp"
+"""In the process's root. Runtimes ask no environment variable."""
 MAX_FILE_BYTES = (1 << 32) - 1
 """Offsets are kept in 32 bits. A Node process that runs for months writes some hundred MB."""
 CHUNK = 1 << 20
@@ -66,14 +68,20 @@ def read_owner(process: int) -> tuple[frozenset[int], int]:
     return users, int(pids[-1]) if pids else 0
 
 
-def map_path(pid: int) -> bytes:
-    """Where runtimes write, by convention of `perf`."""
-    return b"/tmp/perf-%d.map" % pid
+def map_name(pid: int) -> bytes:
+    """What runtimes write to in FOLDER, by convention of `perf`."""
+    return b"perf-%d.map" % pid
 
 
 def open_map(files: ProcessFiles, pid: int, owner: Owner) -> int | MapMiss:
     """A descriptor of the process's map."""
-    fd = files.open_path(map_path(pid))
+    folder = files.open_folder(FOLDER)
+    if isinstance(folder, OpenMiss):
+        return MapMiss(folder.value)
+    try:
+        fd = files.open_inside(folder, map_name(pid))
+    finally:
+        os.close(folder)
     if isinstance(fd, OpenMiss):
         return MapMiss(fd.value)
     miss = _refuse(os.fstat(fd), owner)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,12 @@ LONGEST_RETRY = 6
 """Windows after which a process without a map is looked at again, at last."""
 
 Found = NamedFrame | FrameMiss
+
+
+class OnSampled(Protocol):
+    """Is told of an image whose samples have generated code, and whether all of it has names."""
+
+    def __call__(self, image: Image, /, *, all_named: bool) -> None: ...
 
 
 class Count(StrEnum):
@@ -82,17 +89,17 @@ class _Process:
 
 
 class JitMaps:
-    """The maps of all processes. `on_wanted` is told of images with generated code that nobody has named."""
+    """The maps of all processes."""
 
     def __init__(
         self,
         *,
         proc: str = "/proc",
-        on_wanted: Callable[[Image], None] | None = None,
+        on_sampled: OnSampled | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._proc = proc
-        self._on_wanted = on_wanted
+        self._on_sampled = on_sampled
         self._clock = clock
         self._processes: OrderedDict[int, _Process] = OrderedDict()
         self._names: OrderedDict[tuple[int, int, int], NamedFrame] = OrderedDict()
@@ -116,7 +123,7 @@ class JitMaps:
             self._refresh(process)
             process.entries.settle(start_ns)
         if process.file is None:
-            self._want(image)
+            self._tell(image, all_named=False)
             return [FrameMiss.NO_PERF_MAP if process.asked else FrameMiss.PROCESS_GONE] * len(addresses)
         if not process.whole:
             _count(Count.BEHIND)
@@ -124,8 +131,7 @@ class JitMaps:
         holders = process.entries.find(addresses)
         frames = self._frames(process, holders.entries, holders.which)
         found = [frames.get(row, FrameMiss.ANONYMOUS) for row in holders.which.tolist()]
-        if FrameMiss.ANONYMOUS in found:
-            self._want(image)
+        self._tell(image, all_named=FrameMiss.ANONYMOUS not in found)
         _count(Count.AMBIGUOUS, found.count(FrameMiss.CODE_REPLACED))
         _count(Count.UNNAMED, found.count(FrameMiss.ANONYMOUS))
         return found
@@ -156,9 +162,9 @@ class JitMaps:
         del self._processes[process.image.id]
         process.close()
 
-    def _want(self, image: Image) -> None:
-        if self._on_wanted and not image.ended:
-            self._on_wanted(image)
+    def _tell(self, image: Image, *, all_named: bool) -> None:
+        if self._on_sampled and not image.ended:
+            self._on_sampled(image, all_named=all_named)
 
     # Reading.
 

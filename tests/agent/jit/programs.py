@@ -51,7 +51,8 @@ def running(argv: Sequence[str | Path], cwd: Path) -> Iterator[int]:
             yield process.pid
         finally:
             process.kill()
-            Path(f"/tmp/perf-{process.pid}.map").unlink(missing_ok=True)
+            for left in (f"perf-{process.pid}.map", f".java_pid{process.pid}"):  # a killed JVM leaves its socket
+                Path("/tmp", left).unlink(missing_ok=True)
 
 
 @dataclass

@@ -2,11 +2,13 @@
 
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from agent.jit.maps import JitMaps
+from agent.jit.requests import MapRequests
 from tests.agent.jit.programs import JAVA, NODE, running, stacks_of, watching
 
 pytestmark = pytest.mark.bpf
@@ -68,3 +70,18 @@ def test_a_jvms_map_is_read_when_it_is_there(tmp_path: Path) -> None:
     named = sum(count for stack, count in after.items() if "Hot.fib(int)" in stack)
     assert named > 0.9 * sum(after.values())
     assert any("Interpreter" in stack and "libjvm.so" in stack for stack in after)
+
+
+def test_a_jvm_is_asked_for_its_map_when_names_are_missing(tmp_path: Path) -> None:
+    """Samples without names lead to a request, and the next ones have them."""
+    (tmp_path / "Hot.java").write_text(JAVA)
+    subprocess.run(["javac", "Hot.java"], cwd=tmp_path, check=True)
+    argv = ["java", "-XX:+PreserveFramePointer", "Hot", "60"]
+    requests = MapRequests(interval_s=10, per_minute=6)
+    with requests, watching(JitMaps(on_sampled=requests.want)) as watcher, running(argv, tmp_path) as pid:
+        end = time.monotonic() + 30
+        stacks: Counter[tuple[str, ...]] = Counter()
+        while not any("Hot.fib(int)" in stack for stack in stacks) and time.monotonic() < end:
+            time.sleep(0.5)
+            stacks = stacks_of(watcher.window(), pid)
+        assert any("Hot.fib(int)" in stack for stack in stacks)

@@ -30,9 +30,11 @@ class World:
     wanted: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.jit = JitMaps(
-            proc=str(self.proc.folder), clock=lambda: self.now, on_wanted=lambda image: self.wanted.append(image.id)
-        )
+        self.jit = JitMaps(proc=str(self.proc.folder), clock=lambda: self.now, on_sampled=self.told)
+
+    def told(self, image: Image, /, *, all_named: bool) -> None:
+        if not all_named:
+            self.wanted.append(image.id)
 
     @property
     def path(self) -> Path:
