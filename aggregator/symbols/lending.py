@@ -15,8 +15,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 REPLY_SECONDS = 120.0
 """A node answers when it has uploaded: a browser's library at 10 MB/s takes a minute."""
 FETCH_SECONDS = 300.0
+STALL_SECONDS = 10.0
+"""Without a byte. An object whose pieces are gone says so by silence, and would hold up a search for FETCH_SECONDS."""
 MAX_PACKED = 1 << 30
 _KEY = re.compile(r"[0-9a-f]{2,128}\.(kallsyms|[0-9a-f]{16})")
 _CHUNK = 1 << 18
@@ -80,7 +83,7 @@ class Lending:
                 if (info.size or 0) > MAX_PACKED or info.is_link():
                     raise SymbolFileError(Fault.TOO_LARGE, f"the object `{key}` has {info.size:,} bytes")
                 with packed.open("wb") as out:
-                    await store.get(key, writeinto=out)
+                    await _moving(store.get(key, writeinto=out), out)
         await asyncio.to_thread(unpack, packed, file, self.max_bytes)
         packed.unlink()
         headers = info.headers or {}
@@ -165,6 +168,22 @@ def asking(failed: str) -> Iterator[None]:
         fault = Fault.DISK if full else Fault.UNREACHABLE
         raise SymbolFileError(fault, f"{failed}: {str(error) or 'no answer'}") from error
     _end_if_cancelled()
+
+
+async def _moving(getting: Coroutine[Any, Any, object], out: BufferedWriter) -> None:
+    """Waits for `getting`, which writes to `out`. Raises TimeoutError when it writes nothing for STALL_SECONDS."""
+    task = asyncio.create_task(getting, name="fetch an object")
+    written = -1
+    try:
+        while not task.done() and out.tell() != written:
+            written = out.tell()
+            await asyncio.wait({task}, timeout=STALL_SECONDS)
+        if not task.done():
+            raise TimeoutError(f"nothing came for {STALL_SECONDS:g} s")
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _end_if_cancelled() -> None:

@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ObjectMeta
 
+from aggregator.symbols import lending
 from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.lending import Lending, asking, pack, unpack
 from aggregator.symbols.records import Source
@@ -208,6 +209,27 @@ async def test_an_upload_reaches_every_aggregator(nats_server: NatsServer, tmp_p
             await third.fetcher.idle()
             assert name_at(third, FILE, 0x1004) == "f"
             assert third.list()[0].kept.source is Source.SHARED
+
+
+async def test_an_object_without_its_pieces_is_not_waited_for(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one that has more of them than it should: nothing is left behind, and the next object is fetched."""
+    monkeypatch.setattr(lending, "STALL_SECONDS", 0.2)
+    async with bus(nats_server) as client:
+        fleet, jetstream = Lending(client), client.jetstream()
+        store = await fleet.open()
+        keys = [f"{BUILD}.{letter * 16}" for letter in "abc"]
+        data = zstandard.compress(bytes(range(256)) * 10)
+        empty, more, _ = [await store.put(key, data, meta=ObjectMeta(name=key)) for key in keys]
+        await jetstream.purge_stream(
+            f"OBJ_{subjects.SYMBOL_STORE}", subject=f"$O.{subjects.SYMBOL_STORE}.C.{empty.nuid}"
+        )
+        await jetstream.publish(f"$O.{subjects.SYMBOL_STORE}.C.{more.nuid}", b"more")
+        for key, told in ((keys[0], "nothing came"), (keys[1], "Digest")):
+            with pytest.raises(SymbolFileError, match=told):
+                await fleet.fetch(key, tmp_path)
+        assert (await fleet.fetch(keys[2], tmp_path)).file.read_bytes() == bytes(range(256)) * 10
 
 
 async def test_lent_files_are_bounded(tmp_path: Path) -> None:
