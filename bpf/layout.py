@@ -15,6 +15,34 @@ STACK = np.dtype([("depth", "<u4"), ("unused", "<u4"), ("address", "<u8", (MAX_D
 ID_FRAME = np.dtype([("status", "<u4"), ("build_id", "u1", (20,)), ("address", "<u8")])
 ID_STACK = np.dtype([("depth", "<u4"), ("unused", "<u4"), ("frame", ID_FRAME, (MAX_DEPTH,))])
 PROCESS_EVENT = np.dtype([("kind", "<u4"), ("tgid", "<u4"), ("image", "<u8"), ("parent_image", "<u8"), ("comm", "S16")])
+PYTHON_LAYOUT = np.dtype(
+    [
+        ("interpreters", "<u8"),
+        ("eval", "<u8"),
+        ("eval_cold", "<u8"),
+        ("eval_size", "<u4"),
+        ("eval_cold_size", "<u4"),
+        ("interpreter_next", "<u4"),
+        ("interpreter_threads", "<u4"),
+        ("thread_next", "<u2"),
+        ("thread_id", "<u2"),
+        ("thread_frame", "<u2"),
+        ("thread_cframe", "<u2"),
+        ("cframe_frame", "<u2"),
+        ("cframe_previous", "<u2"),
+        ("frame_code", "<u2"),
+        ("frame_previous", "<u2"),
+        ("frame_instruction", "<u2"),
+        ("frame_end", "<u2"),
+        ("code_checked", "<u2"),
+        ("code_instructions", "<u2"),
+        ("runs", "u1"),
+        ("instruction_scale", "u1"),
+        ("unused", "u1", (6,)),
+    ]
+)
+PYTHON_WORDS = 318
+PYTHON_STACK = np.dtype([("depth", "<u4"), ("miss", "<u4"), ("word", "<u8", (PYTHON_WORDS,))])
 
 
 class Counter(IntEnum):
@@ -49,6 +77,8 @@ def flags() -> dict[str, int]:
         "SIZEOF_ID_FRAME": ID_FRAME.itemsize,
         "SIZEOF_ID_STACK": ID_STACK.itemsize,
         "SIZEOF_PROCESS_EVENT": PROCESS_EVENT.itemsize,
+        "SIZEOF_PYTHON_LAYOUT": PYTHON_LAYOUT.itemsize,
+        "SIZEOF_PYTHON_STACK": PYTHON_STACK.itemsize,
         "OFFSETOF_COMM": COUNT_KEY.fields["comm"][1] if COUNT_KEY.fields else -1,
         "OFFSETOF_ID_ADDRESS": ID_FRAME.fields["address"][1] if ID_FRAME.fields else -1,
         "NUMBER_OF_COUNTERS": len(Counter),
