@@ -82,7 +82,7 @@ class Normalizer:
         self._images = images
         self._kernel = kernel
         self._label_of = label_of
-        self._jit = jit or JitMaps()
+        self._jit = JitMaps() if jit is None else jit  # an empty one is false
 
     def normalize(self, window: Window) -> NormalizedWindow:
         """The window's samples, all of them but those that are counted in `lost`."""
