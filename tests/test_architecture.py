@@ -74,6 +74,22 @@ def test_the_contract_opens_nothing() -> None:
     assert not users
 
 
+def test_unwind_tables_need_only_what_an_agent_has() -> None:
+    """fleetflame.cfi is shared by both sides and run on strangers' files: arrays, decompression, its own errors."""
+    allowed = {"collections", "dataclasses", "enum", "fleetflame", "numpy", "re", "struct", "sys", "typing"}
+    allowed |= {"zlib", "zstandard"}
+    found = {name for path in modules("proto/fleetflame/cfi") for name in imports(path)}
+    assert found <= allowed
+
+
+def test_unwind_tables_have_a_room() -> None:
+    """ARCHITECTURE.md names each module of fleetflame.cfi."""
+    plan = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1]
+    text = plan.partition("  cfi/")[2].partition("\naggregator/")[0]
+    there = {path.stem for path in modules("proto/fleetflame/cfi")} - {"__init__"}
+    assert not {name for name in there if not re.search(rf"\b{name}\b", text)}
+
+
 @pytest.mark.parametrize("folder", ["agent", "aggregator"])
 def test_every_module_has_a_room(folder: str) -> None:
     """ARCHITECTURE.md names each module and folder below its own, and none that is gone."""

@@ -20,7 +20,7 @@ from fleetflame.cfi.faults import CfaError, CfaFault
 Bytes = NDArray[np.uint8]
 
 MAX_SECTION = 256 << 20
-"""Bytes of one section. The largest that we know, a browser's with everything linked in, has 40 MiB."""
+"""Bytes of one section, inflated. libLLVM's has 5 MB."""
 MAX_SECTIONS = 65_535
 MAX_HEADERS = 4_096
 MAX_LOADS = 64

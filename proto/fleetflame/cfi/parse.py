@@ -21,7 +21,7 @@ from fleetflame.cfi.leb import I64, U64, Mask, fixed, lebs
 from fleetflame.cfi.pointers import read_numbers, read_pointers
 
 MAX_ENTRIES = 1 << 22
-"""CIEs, FDEs and terminators of a section. The largest browser has 700,000."""
+"""CIEs, FDEs and terminators of a section. libLLVM has 95,000."""
 MAX_CIES = 1 << 16
 """Distinct ones. A .debug_frame has one for each object file, but they are the same few bytes over and over."""
 MAX_CIE = 1 << 13

@@ -23,10 +23,12 @@ from fleetflame.cfi.tokens import PAD, tokenize
 
 PIECE = 256 << 10
 """Bytes of instructions that are run at a time: some 50,000 rows, and 20 MB of columns."""
-MAX_PROGRAM = 1 << 20
-"""Bytes of one function's instructions. The longest that we know have 60 KiB (interpreters' loops)."""
-MAX_EXACT = 1 << 21
-"""Instructions that are run one by one: 5 s of work. Known libraries have 100,000 at most."""
+MAX_PROGRAM = 256 << 10
+"""Bytes of one function's instructions. The longest of a distribution has 20,000 (a compiler's generated matcher)."""
+MAX_INSTRUCTIONS = 1 << 25
+"""Those that are run as columns: 5 s of work at worst. libLLVM has 2.5 million."""
+MAX_EXACT = 1 << 20
+"""Those that are run one by one: 4 s of work. Of a distribution's files none has more than 7,500."""
 MAX_KNOWN = 1 << 14
 """States whose rules are remembered."""
 
@@ -47,12 +49,16 @@ class Work:
     book: RuleBook = field(default_factory=RuleBook)
     dropped: Counter[str] = field(default_factory=Counter)
     rows: int = 0
+    instructions: int = 0
     exact: int = 0
 
-    def count(self, *, rows: int = 0, exact: int = 0) -> None:
+    def count(self, *, rows: int = 0, instructions: int = 0, exact: int = 0) -> None:
         """Raises CfaError once it is too much."""
         self.rows += rows
+        self.instructions += instructions
         self.exact += exact
+        if self.instructions > MAX_INSTRUCTIONS:
+            raise CfaError(CfaFault.TOO_LARGE, f"more than {MAX_INSTRUCTIONS} instructions")
         if self.rows > MAX_ROWS:
             raise CfaError(CfaFault.TOO_LARGE, f"more than {MAX_ROWS} rows")
         if self.exact > MAX_EXACT:
@@ -106,6 +112,7 @@ def _columns(functions: Functions, which: I64, work: Work) -> tuple[I64, I64, U3
     start, end = functions.start[which], functions.end[which]
     code = np.append(functions.section.data[start[0] : end[-1]], np.zeros(PAD, np.uint8))
     tokens = tokenize(code, start - start[0], end - start[0])
+    work.count(instructions=len(tokens.position))
     rows = run(code, tokens, _programs(functions, functions.cie[which]))
     return which[rows.program], rows.offset, work.book.numbers(rows.key), which[rows.left]
 

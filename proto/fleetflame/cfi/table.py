@@ -14,8 +14,8 @@ U64 = NDArray[np.uint64]
 Rules = NDArray[np.void]
 
 PAGE = 4096
-MAX_ROWS = 1 << 24
-"""The largest files that we know have 3 million (a statically linked database); 16 million take 128 MB here."""
+MAX_ROWS = 1 << 23
+"""The largest files have 3 million (databases with everything linked in). 8 million take 64 MB here, 450 to compile."""
 MAX_RULES = 1 << 20
 
 

@@ -75,8 +75,8 @@ def test_decoding_gives_back_what_was_encoded(table: UnwindTable) -> None:
         (example() + b"x", CfaFault.COMPRESSION),
         (example()[:12] + zstandard.ZstdCompressor(write_content_size=False).compress(b"x"), CfaFault.TOO_LARGE),
         (rewrapped(b""), CfaFault.TRUNCATED),
-        (rewrapped(struct.pack("<QIIIII", 0, 1 << 25, 1, 0, 0, 0)), CfaFault.TOO_LARGE),
-        (rewrapped(struct.pack("<QIIIII", 0, 1 << 24, 1, 0, 0, 0)), CfaFault.TRUNCATED),
+        (rewrapped(struct.pack("<QIIIII", 0, 1 << 24, 1, 0, 0, 0)), CfaFault.TOO_LARGE),
+        (rewrapped(struct.pack("<QIIIII", 0, 1 << 23, 1, 0, 0, 0)), CfaFault.TRUNCATED),
         (rewrapped(struct.pack("<QIIIII", 0, 0, 0, 0, 0, 0)), CfaFault.STRUCTURE),
     ],
 )

@@ -88,6 +88,14 @@ def test_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.reason == CfaFault.TOO_LARGE
 
 
+def test_instructions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of no rows at all."""
+    monkeypatch.setattr(pieces, "MAX_INSTRUCTIONS", 1000)
+    with pytest.raises(CfaError) as caught:
+        compile_table(eh_frame(Frames().cie().fde(CODE, 16, bytes(2000))))
+    assert caught.value.reason == CfaFault.TOO_LARGE
+
+
 def test_instructions_that_are_run_one_by_one_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them costs as much as thirty in columns."""
     monkeypatch.setattr(pieces, "MAX_EXACT", 1000)
