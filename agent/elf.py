@@ -47,6 +47,8 @@ class Section(NamedTuple):
 
     name: bytes
     type: int
+    flags: int
+    address: int
     offset: int
     size: int
 
@@ -173,9 +175,9 @@ def iter_sections(read_at: ReadAt, header: Header, size: int) -> Iterator[Sectio
         found = struct.unpack_from(layout, table, header.names_index * entry)
         names = read_at(found[4], min(found[5], MAX_SECTION_NAMES)) if found[1] != SHT_NOBITS else b""
     for at in rows:
-        name, kind, _flags, _addr, offset, length, *_rest = struct.unpack_from(layout, table, at)
+        name, kind, flags, address, offset, length, *_rest = struct.unpack_from(layout, table, at)
         if kind != SHT_NOBITS and kind != 0 and offset < size and length:
-            yield Section(_name(names, name), kind, offset, min(length, size - offset))
+            yield Section(_name(names, name), kind, flags, address, offset, min(length, size - offset))
 
 
 def _read_build_id(read_at: ReadAt, headers: tuple[ProgramHeader, ...]) -> tuple[BuildId | None, bool]:

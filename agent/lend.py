@@ -2,9 +2,9 @@
 
 The copy has the file's layout, byte for byte, so that file offsets and section tables hold; what names nothing (code,
 data, strings) is zeroes, which compress to nearly nothing and give away nothing. Kept are the ELF header, the program
-and section header tables, symbols, string tables, notes, unwind tables, debug sections, Go's line table, relocations of
-the procedure linkage table, and what leads to a separate debug file. A file without a build ID's note also keeps its
-ends, from which its identity is computed.
+and section header tables, symbols, string tables, notes, unwind tables, debug sections, Go's line table and what it
+refers to, relocations of the procedure linkage table, and what leads to a separate debug file. A file without a build
+ID's note also keeps its ends, from which its identity is computed.
 
 Streaming: memory does not grow with the file.
 """
@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from agent import golang
 from agent.elf import (
     PT_DYNAMIC,
     PT_GNU_EH_FRAME,
@@ -190,7 +191,9 @@ def _wanted(read_at: ReadAt, header: Header, size: int) -> Iterator[tuple[int, i
     for segment in iter_program_headers(read_at, header):
         if segment.type in _KEPT_SEGMENTS:
             yield segment.offset, segment.offset + segment.size
-    for section in iter_sections(read_at, header, size):
+    sections = list(iter_sections(read_at, header, size))
+    yield from golang.iter_needed(read_at, sections)
+    for section in sections:
         if section.type in _KEPT_TYPES or section.name in _KEPT_NAMES or section.name.startswith(_KEPT_PREFIXES):
             yield section.offset, section.offset + section.size
 

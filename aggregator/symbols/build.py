@@ -11,6 +11,7 @@ from aggregator.symbols import elf as elf_file
 from aggregator.symbols.combine import Demangle, dwarf_table, plain_table
 from aggregator.symbols.elf import Elf
 from aggregator.symbols.faults import Fault, SymbolFileError
+from aggregator.symbols.golang import outside_of, read_go
 from aggregator.symbols.plain import Candidates, find_symbol, read_candidates, read_plt
 from aggregator.symbols.ranges import choose
 from aggregator.symbols.symcache import NONE, Symcache, UnknownSymcacheError, read_symcache
@@ -40,6 +41,10 @@ def build_table(data: memoryview, *, limit: int, demangle: Demangle) -> Built:
     cache, note = _symcache(data) if has_dwarf(elf) else (None, "")
     if cache is not None and ((cache.line > 0) | (cache.parent != NONE)).any():
         table = dwarf_table(cache, named, base=elf_file.load_address(elf), demangle=demangle, segments=segments)
+    elif (program := read_go(elf)) is not None:
+        others = outside_of(program, named)
+        described = dwarf_table(program, others, base=0, demangle=demangle, segments=segments)
+        table = replace(described, rank=Rank.GO)
     elif len(named.start):
         rank = Rank.SYMTAB if full else Rank.DYNSYM
         table = plain_table(named, demangle=demangle, rank=rank, segments=segments)

@@ -22,7 +22,7 @@ from aggregator.symbols.faults import Fault, SymbolFileError
 from aggregator.symbols.hunt import Hunt, Sources
 from aggregator.symbols.intake import Intake
 from aggregator.symbols.store import SymbolStore
-from aggregator.symbols.table import Rank
+from aggregator.symbols.table import COMPLETE, Rank
 from fleetflame.buildid import BuildId
 from fleetflame.model import Mapping, MappingKind
 
@@ -144,10 +144,12 @@ class Fetcher:
     def _is_time(self, mapping: Mapping, node: str) -> bool:
         assert mapping.build_id is not None
         record = self.store.record(mapping.build_id)
-        if record is not None and record.kept.rank >= _best_rank(mapping.kind):
+        if record is not None and record.kept.rank.worth >= _best_rank(mapping.kind).worth:
             return False
         if mapping.build_id in self._news:
             return True
+        if record is not None and record.kept.rank in COMPLETE:
+            return False
         attempt = self.attempts.get(mapping.build_id)
         if attempt is None:
             # After a restart: what was found lately was looked for lately.

@@ -30,7 +30,7 @@ from aggregator.symbols.records import Source
 from aggregator.symbols.refusals import Refusals
 from aggregator.symbols.runner import inspect
 from aggregator.symbols.sandbox import WorkerLimits
-from aggregator.symbols.table import Rank
+from aggregator.symbols.table import COMPLETE, Rank
 from fleetflame.buildid import BuildId
 from fleetflame.model import Mapping, MappingKind
 
@@ -102,7 +102,7 @@ class Hunt:
         for node in nodes:
             if self.rank is None and sources.lending is not None:
                 await self._asked(node, self._lent)
-        if self.rank is not Rank.DWARF and sources.debuginfod is not None:
+        if self.rank not in COMPLETE and sources.debuginfod is not None:
             await self._tried(self._debuginfod, "debuginfod")
 
     async def kernel(self, nodes: list[str]) -> None:

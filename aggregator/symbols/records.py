@@ -101,9 +101,9 @@ def judge(record: Record | None, offer: Kept) -> Verdict:
     if offer.pinned:
         same = kept.digest == offer.digest and kept.pinned
         return Verdict.SAME if same else Verdict.REPLACED
-    if kept.pinned or kept.rank > offer.rank:
+    if kept.pinned or kept.rank.worth > offer.rank.worth:
         return Verdict.WORSE
-    if kept.rank < offer.rank:
+    if kept.rank.worth < offer.rank.worth:
         return Verdict.BETTER
     return Verdict.SAME if kept.digest == offer.digest else Verdict.CONFLICT
 

@@ -27,7 +27,7 @@ MAX_INLINED = 256
 
 
 class Rank(IntEnum):
-    """How much a table knows; a better one takes a worse one's place. Stored."""
+    """How much a table knows; a better one takes a worse one's place. Stored: numbers stay, `worth` is the order."""
 
     DYNSYM = 1
     """Only what the file exports."""
@@ -37,6 +37,17 @@ class Rank(IntEnum):
     """All functions: `.symtab`, or `.dynsym` with the mini debug information."""
     DWARF = 4
     """Functions, inlined frames and lines."""
+    GO = 5
+    """The same of what Go compiled, by its runtime's own table: less than DWARF has of C beside it."""
+
+    @property
+    def worth(self) -> float:
+        """What ranks are compared by."""
+        return 3.5 if self is Rank.GO else float(self)
+
+
+COMPLETE = frozenset({Rank.DWARF, Rank.GO})
+"""Ranks with inlined frames and lines: nobody needs to look for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

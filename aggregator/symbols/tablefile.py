@@ -22,7 +22,7 @@ from aggregator.symbols.table import Rank, SymbolTable, check
 from fleetflame.model import Segment
 
 MAGIC = b"FFSYMT1\n"
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raised when the same file would give another table: tables and refusals of an older version are made anew."""
 
 _COLUMNS = ("start", "location", "function", "file", "line", "parent", "string_at", "string_bytes")

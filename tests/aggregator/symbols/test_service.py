@@ -427,4 +427,6 @@ def _sha256(path: Path) -> str:
 
 def test_ranks_ascend_with_knowledge() -> None:
     """Stored as numbers: the order must not change."""
-    assert [rank.value for rank in (Rank.DYNSYM, Rank.KALLSYMS, Rank.SYMTAB, Rank.DWARF)] == [1, 2, 3, 4]
+    assert [rank.value for rank in (Rank.DYNSYM, Rank.KALLSYMS, Rank.SYMTAB, Rank.DWARF, Rank.GO)] == [1, 2, 3, 4, 5]
+    by_worth = sorted(Rank, key=lambda rank: rank.worth)
+    assert by_worth == [Rank.DYNSYM, Rank.KALLSYMS, Rank.SYMTAB, Rank.GO, Rank.DWARF]
