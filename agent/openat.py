@@ -31,7 +31,7 @@ _libc.syscall.restype = ctypes.c_long
 _SYS_OPENAT2 = 437  # the same on every architecture, as all since 424
 _SYS_STATX = {"x86_64": 332, "aarch64": 291}
 _AT_STATX_DONT_SYNC, _AT_EMPTY_PATH = 0x4000, 0x1000
-_STATX_BASIC_STATS, _STATX_MNT_ID = 0x7FF, 0x1000
+_STATX_BASIC_STATS, _STATX_BTIME, _STATX_MNT_ID = 0x7FF, 0x800, 0x1000
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
 
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
@@ -286,6 +286,11 @@ class FileStatus(NamedTuple):
         return self.number, self.size, self.changed
 
 
+def birth_of(fd: int) -> int:
+    """When the file was made, in Unix ns; 0 where its file system does not know. Raises OSError."""
+    return _birth(_statx_raw(fd, b""))
+
+
 def status_of(folder: int, link: str = "") -> FileStatus | None:
     """The status of what a link in a proc folder leads to (without: of the open file itself), without asking the file
     system, so that none can make us wait. None if it leads nowhere, or may not be followed."""
@@ -299,10 +304,23 @@ def status_of(folder: int, link: str = "") -> FileStatus | None:
 _STATX = struct.Struct("<28xH2xQQ48xqI4xqI12xIIQ")
 
 
-def _statx(folder: int, path: bytes = b"") -> FileStatus:
+def _statx_raw(folder: int, path: bytes) -> bytes:
     buffer = ctypes.create_string_buffer(256)
     flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
-    _check(_libc.syscall(_statx_number(), folder, path, flags, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer))
+    wanted = _STATX_BASIC_STATS | _STATX_BTIME | _STATX_MNT_ID
+    _check(_libc.syscall(_statx_number(), folder, path, flags, wanted, buffer))
+    return buffer.raw
+
+
+def _birth(buffer: bytes) -> int:
+    """stx_mask 0, stx_btime 80."""
+    (known,) = struct.unpack_from("<I", buffer)
+    seconds, nanoseconds = struct.unpack_from("<qI", buffer, 80)
+    return seconds * 1_000_000_000 + nanoseconds if known & _STATX_BTIME else 0
+
+
+def _statx(folder: int, path: bytes = b"") -> FileStatus:
+    buffer = _statx_raw(folder, path)
     mode, inode, size, ctime_s, ctime_ns, mtime_s, mtime_ns, major, minor, mount = _STATX.unpack_from(buffer)
     changed = ctime_s * 1_000_000_000 + ctime_ns, mtime_s * 1_000_000_000 + mtime_ns
     return FileStatus(mode, (major, minor, inode), size, changed, mount)

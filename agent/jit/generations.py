@@ -65,6 +65,13 @@ class Generations:
             both = reading.entries if reading.anew else join_entries([self._settled, reading.entries])
             self._settled = both.take(surviving(both.start, both.end))
 
+    def count_replaced(self, entries: Entries) -> int:
+        """How many of these entries, of a map written anew, begin in memory that had another name until now: names that
+        were given since the former map may have been theirs."""
+        at = self._find_settled(entries.start)
+        held = at != NOBODY
+        return int((self._settled.digest[at[held]] != entries.digest[held]).sum())
+
     def find(self, addresses: NDArray[np.uint64]) -> Holders:
         """Who holds these addresses, which ascend."""
         settled = self._find_settled(addresses)

@@ -12,15 +12,18 @@ import os
 import stat
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 from agent.facts import read_small
 from agent.jit.perfmap import MAX_LINE, Entries, iter_blocks, join_entries, parse_lines
-from agent.openat import OpenMiss, ProcessFiles
+from agent.openat import OpenMiss, ProcessFiles, birth_of, status_of
 
 FOLDER = b"tmp"
 """In the process's root. Runtimes ask no environment variable."""
 MAX_FILE_BYTES = (1 << 32) - 1
 """Offsets are kept in 32 bits. A Node process that runs for months writes some hundred MB."""
+MAX_DESCRIPTORS = 4096
+"""Descriptors of a process that are looked at. What a runtime opens at its start has a low number."""
 CHUNK = 1 << 20
 TAIL = 256
 """Bytes before the place that was read to, by which a file that was written anew is told from one that grew."""
@@ -37,6 +40,7 @@ class MapMiss(StrEnum):
     USER_FILE_SYSTEM = "user_file_system"
     FOREIGN = "foreign"
     STALE = "stale"
+    MIXED = "mixed"
     TOO_LARGE = "too_large"
 
 
@@ -89,6 +93,34 @@ def open_map(files: ProcessFiles, pid: int, owner: Owner) -> int | MapMiss:
         return fd
     os.close(fd)
     return miss
+
+
+def is_mixed(fd: int, process: int, owner: Owner) -> bool:
+    """Whether the open map has lines of processes before this one, whose open proc folder is `process`: it was there
+    already, and is appended to (CPython does). A runtime that truncates what it finds (V8, HotSpot) leaves no such
+    lines. Raises OSError.
+    """
+    if not 0 < birth_of(fd) < owner.begin_ns - CLOCK_SLACK_NS:
+        return False
+    folder = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        about = os.fstat(fd)
+        number = os.major(about.st_dev), os.minor(about.st_dev), about.st_ino
+        with os.scandir(folder) as entries:
+            for entry in islice(entries, MAX_DESCRIPTORS):
+                status = status_of(folder, entry.name)
+                if status is not None and status.number == number:
+                    return _is_appending(read_small(process, f"fdinfo/{entry.name}"))
+    finally:
+        os.close(folder)
+    return False
+
+
+def _is_appending(text: bytes) -> bool:
+    """`flags:` of proc_pid_fdinfo(5) is in octal."""
+    at = text.find(b"flags:")
+    word = text[at + 6 :].split(None, 1)[0] if at >= 0 else b""
+    return word.isdigit() and bool(int(word, 8) & os.O_APPEND)
 
 
 def _refuse(about: os.stat_result, owner: Owner) -> MapMiss | None:

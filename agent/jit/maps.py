@@ -21,7 +21,7 @@ from agent import metrics
 from agent.facts import open_process, read_identity
 from agent.image import Image
 from agent.jit.generations import AMBIGUOUS, NOBODY, Generations
-from agent.jit.mapfile import MapFile, MapMiss, Owner, open_map, read_owner
+from agent.jit.mapfile import MapFile, MapMiss, Owner, is_mixed, open_map, read_owner
 from agent.jit.names import parse_name
 from agent.jit.perfmap import Entries, parse_lines
 from agent.openat import ProcessFiles
@@ -59,6 +59,7 @@ class Count(StrEnum):
     LINES = "lines"
     MALFORMED = "lines_malformed"
     WRITTEN_ANEW = "maps_written_anew"
+    REUSED = "entries_replaced"
     BEHIND = "maps_behind"
     TOO_MANY = "maps_too_many_entries"
     EVICTED = "maps_evicted"
@@ -213,8 +214,10 @@ class JitMaps:
                 # The PID may be another process's by now; what it has in its root is not this image's.
                 if identity is None or not image.identity.is_now(identity):
                     return None
+                owner = Owner(users=users, begin_ns=unix_ns(identity.start))
                 with ProcessFiles(folder) as files:
-                    return open_map(files, pid, Owner(users=users, begin_ns=unix_ns(identity.start)))
+                    fd = open_map(files, pid, owner)
+                return fd if isinstance(fd, MapMiss) else _unmixed(fd, folder, owner)
         except OSError:
             return None
 
@@ -222,7 +225,10 @@ class JitMaps:
         news = file.read(max(0, min(MAX_READ, self._left)))
         self._left -= news.size
         process.whole = news.whole
-        process.entries.add(news.entries, read_ns=self._clock(), anew=news.anew or replaced)
+        anew = news.anew or replaced
+        if anew:
+            _count(Count.REUSED, process.entries.count_replaced(news.entries))
+        process.entries.add(news.entries, read_ns=self._clock(), anew=anew)
         _count(Count.LINES, len(news.entries))
         _count(Count.MALFORMED, news.malformed)
         if news.anew:
@@ -269,6 +275,17 @@ class JitMaps:
             else:
                 _count(Count.CHANGED)
         return found
+
+
+def _unmixed(fd: int, process: int, owner: Owner) -> int | MapMiss:
+    """`fd` itself, or closed. Raises OSError."""
+    mixed = True
+    try:
+        mixed = is_mixed(fd, process, owner)
+    finally:
+        if mixed:
+            os.close(fd)
+    return MapMiss.MIXED if mixed else fd
 
 
 def unix_ns(ticks: int) -> int:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from agent.builds import Builds
 from agent.jit.maps import JitMaps
@@ -42,9 +43,9 @@ public class Hot {
 
 
 @contextlib.contextmanager
-def running(argv: Sequence[str | Path], cwd: Path) -> Iterator[int]:
+def running(argv: Sequence[str | Path], cwd: Path, *, stdin: IO[str] | None = None) -> Iterator[int]:
     """The program's PID, once it said "ready"; it is killed at the end of the block."""
-    with subprocess.Popen(argv, cwd=cwd, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(argv, cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             assert process.stdout.readline() == "ready\n"

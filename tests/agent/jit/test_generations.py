@@ -75,6 +75,14 @@ def test_a_map_written_anew_takes_the_place_of_the_former() -> None:
     assert holders(made, 0x100, 0x200, 0x300) == ["-", "-", "-"]
 
 
+def test_what_a_new_map_gives_to_others_is_counted() -> None:
+    """It tells how often a name of the former map was out of date."""
+    made = Generations()
+    reading(made, 5, (0x100, 0x10, "a"), (0x200, 0x10, "b"), (0x300, 0x10, "c"))
+    made.settle(10)
+    assert made.count_replaced(entries_of([(0x100, 0x10, "a"), (0x204, 0x10, "d"), (0x400, 0x10, "b")])) == 1
+
+
 CODE = st.tuples(st.integers(0, 40), st.integers(1, 12), st.sampled_from(NAMES))
 
 

@@ -1,5 +1,6 @@
 """Samples of real runtimes have the names of their functions, as far as their frame pointers lead."""
 
+import os
 import subprocess
 import time
 from collections import Counter
@@ -85,3 +86,21 @@ def test_a_jvm_is_asked_for_its_map_when_names_are_missing(tmp_path: Path) -> No
             time.sleep(0.5)
             stacks = stacks_of(watcher.window(), pid)
         assert any("Hot.fib(int)" in stack for stack in stacks)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="makes namespaces")
+def test_a_map_is_found_in_namespaces_of_the_processs_own(app: Path) -> None:
+    """A container's process is PID 1 there, and its /tmp is another one."""
+    inside = "mount -t tmpfs none /tmp && exec node --perf-basic-prof -"
+    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside]
+    with (
+        (app / "app.js").open() as source,
+        watching(JitMaps()) as watcher,
+        running(argv, app, stdin=source) as outer,
+    ):
+        (pid,) = map(int, Path(f"/proc/{outer}/task/{outer}/children").read_text().split())
+        time.sleep(1)
+        watcher.window()
+        time.sleep(1)
+        stacks = stacks_of(watcher.window(), pid)
+    assert sum(count for stack, count in stacks.items() if "serve" in stack) > 0.8 * sum(stacks.values())

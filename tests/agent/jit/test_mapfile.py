@@ -18,6 +18,7 @@ from agent.jit.mapfile import (
     MapMiss,
     News,
     Owner,
+    is_mixed,
     open_map,
     read_owner,
 )
@@ -128,6 +129,23 @@ def test_a_huge_map_is_refused(home: Home) -> None:
     home.path.touch()
     os.truncate(home.path, MAX_FILE_BYTES + 1)
     assert home.open() is MapMiss.TOO_LARGE
+
+
+@pytest.mark.parametrize("mode", ["ab", "r+b"])
+def test_a_map_that_a_later_process_appends_to_is_mixed(tmp_path: Path, mode: str) -> None:
+    """CPython adds to what it finds: the lines of a former process with that PID stay before its own."""
+    path = tmp_path / "perf-7.map"
+    path.write_bytes(text_of((1, 1, "a")))
+    born = path.stat().st_ctime_ns
+    with path.open(mode) as own:
+        folder = os.open("/proc/self", os.O_PATH)
+        users = frozenset({os.getuid()})
+        later, sooner = (Owner(users=users, begin_ns=born + sign * 2 * CLOCK_SLACK_NS) for sign in (1, -1))
+        try:
+            assert is_mixed(own.fileno(), folder, later) == (mode == "ab")
+            assert not is_mixed(own.fileno(), folder, sooner)
+        finally:
+            os.close(folder)
 
 
 def test_this_process_knows_who_it_is() -> None:
