@@ -1,7 +1,7 @@
 """One running agent: what is started, in which order, and how it stops. The only file of the agent that starts tasks.
 
     threads   events: process events -> images        windows: drain -> normalize -> hand over
-              jvm-maps: asks JVMs for names
+              jvm-maps: asks JVMs for names                    tables: unwind tables -> kernel
     loop      batch -> publish; requests of the aggregator; heartbeat; monitor
 
     start     bus (in the background: samples wait for it), kernel programs, threads, tasks
@@ -20,13 +20,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agent import heap, metrics, privileges
 from agent.batch import Batcher
 from agent.builds import Builds
 from agent.bus import Bus, BusConfig
-from agent.config import AgentConfig
+from agent.config import AgentConfig, Unwind
 from agent.facts import ProcessFacts
 from agent.handover import Handover
 from agent.jit.maps import JitMaps
@@ -40,6 +41,12 @@ from agent.normalize import NormalizedWindow, Normalizer
 from agent.processes import ImageTable
 from agent.publish import Publisher
 from agent.sampler import Sampler
+from agent.unwind.compiler import Compiler
+from agent.unwind.layouts import Layouts
+from agent.unwind.tables import KernelTables
+from agent.unwind.unwinding import Unwinding
+from bpf import layout
+from fleetflame.cfi import RULE_DTYPE
 from fleetflame.model import Labels
 
 log = logging.getLogger(__name__)
@@ -58,6 +65,7 @@ class Parts:
 
     config: AgentConfig
     sampler: Sampler
+    unwinding: Unwinding | None
     images: ImageTable
     labeller: Labeller
     normalizer: Normalizer
@@ -108,13 +116,22 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         stack.push_async_callback(asyncio.to_thread, sampler.close)
         builds = Builds()
         labeller = Labeller(config.labels)
-        images = ImageTable(builds, on_ready=sampler.mark_ready, on_facts=labeller.notice)
+        unwinding = _unwinding(sampler, builds) if config.unwind is Unwind.TABLES else None
+        images = ImageTable(
+            builds,
+            on_mapped=lambda image, snapshot: sampler.set_layout(
+                image, unwinding.put(image, snapshot) if unwinding else 0
+            ),
+            on_forgotten=unwinding.remove if unwinding else None,
+            on_facts=labeller.notice,
+        )
         kernel = Kernel()
         jit = _jit_maps(config, stack)
         batcher = Batcher(node=config.node, epoch=os.urandom(16))
         parts = Parts(
             config=config,
             sampler=sampler,
+            unwinding=unwinding,
             images=images,
             labeller=labeller,
             normalizer=Normalizer(images, kernel, _labels_of(labeller), jit=jit),
@@ -149,6 +166,17 @@ def _jit_maps(config: AgentConfig, stack: contextlib.AsyncExitStack) -> JitMaps:
     return jit
 
 
+def _unwinding(sampler: Sampler, builds: Builds) -> Unwinding:
+    tables = KernelTables(
+        sampler.array("tables", layout.TABLE),
+        sampler.array("pages", layout.PAGE),
+        sampler.array("rows", layout.ROWS),
+        sampler.array("rules", RULE_DTYPE),
+    )
+    regions = sampler.array("regions", layout.REGION)
+    return Unwinding(tables, partial(Layouts, regions), Compiler(builds), slots=sampler.table_slots)
+
+
 def _about(config: AgentConfig) -> dict[str, object]:
     """What the node's entry on the bus says besides name and time."""
     system = os.uname()
@@ -171,6 +199,8 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
         asyncio.create_task(asyncio.to_thread(_follow_events, parts), name="events"),
         asyncio.create_task(asyncio.to_thread(_take_windows, parts, asyncio.get_running_loop()), name="windows"),
     ]
+    if parts.unwinding:
+        threads.append(asyncio.create_task(asyncio.to_thread(parts.unwinding.run, parts.stopping), name="tables"))
     tasks = [
         asyncio.create_task(_batch(parts), name="batch"),
         asyncio.create_task(parts.publisher.run(), name="publish"),
@@ -232,6 +262,8 @@ def _window(parts: Parts) -> NormalizedWindow:
     window = parts.sampler.take()
     drained = time.monotonic()
     normalized = parts.normalizer.normalize(window)
+    if parts.unwinding:
+        parts.unwinding.note(normalized.mappings)
     metrics.DRAIN_SECONDS.observe(drained - start)
     metrics.NORMALIZE_SECONDS.observe(time.monotonic() - drained)
     metrics.WINDOWS.inc()

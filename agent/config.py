@@ -24,6 +24,7 @@ RANGES = {
     "stack_entries": (256, 1 << 20),
     "id_stack_entries": (64, 1 << 20),
     "process_entries": (1024, 1 << 22),
+    "unwind_rows": (1 << 16, 1 << 26),
     "queue_bytes": (MIB, 1 << 40),
     "java_map_interval": (10, 86_400),
     "java_maps_per_minute": (1, 600),
@@ -36,6 +37,14 @@ AUTOMATIC = 0
 """Size of a kernel map that nobody gave: `mapsizes` chooses it by CPUs, frequency and window."""
 
 _SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
+
+
+class Unwind(StrEnum):
+    """How user stacks are unwound."""
+
+    TABLES = "tables"
+    """By the unwind tables of the files that a process has mapped; by frame pointers where there is none."""
+    FRAME_POINTERS = "frame-pointers"
 
 
 class LogLevel(StrEnum):
@@ -51,11 +60,11 @@ class LogLevel(StrEnum):
 class AgentConfig:
     """One node's agent. Raises UsageError, which names the key, for a value out of its range.
 
-    `window` is in seconds, `frequency` in samples per second and CPU. `*_entries` size the kernel's maps.
-    `queue_bytes` bounds what waits for the bus. `metrics_listen` is HOST:PORT or ""; "" serves no metrics.
-    `java_maps`: whether JVMs are asked for names of their compiled methods, each at most every `java_map_interval`
-    seconds, all together `java_maps_per_minute` times a minute. `thread_label` keeps threads apart in the kernel
-    already, at the cost of rows.
+    `window` is in seconds, `frequency` in samples per second and CPU. `*_entries` size the kernel's maps. `unwind_rows`
+    bounds the rows of unwind tables in the kernel, 4 bytes each. `queue_bytes` bounds what waits for the bus.
+    `metrics_listen` is HOST:PORT or ""; "" serves no metrics. `java_maps`: whether JVMs are asked for names of their
+    compiled methods, each at most every `java_map_interval` seconds, all together `java_maps_per_minute` times a
+    minute. `thread_label` keeps threads apart in the kernel already, at the cost of rows.
     """
 
     nats: tuple[str, ...] = ("nats://127.0.0.1:4222",)
@@ -66,6 +75,8 @@ class AgentConfig:
     stack_entries: int = AUTOMATIC
     id_stack_entries: int = AUTOMATIC
     process_entries: int = AUTOMATIC
+    unwind: Unwind = Unwind.TABLES
+    unwind_rows: int = 1 << 22
     thread_label: bool = False
     java_maps: bool = True
     java_map_interval: int = 60

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.config import MIB, AgentConfig, LogLevel, check_listen, check_range, check_servers
+from agent.config import MIB, AgentConfig, LogLevel, Unwind, check_listen, check_range, check_servers
 from agent.document import Value, parse_document, read_document
 from agent.labels.config import LabelConfig
 from agent.labels.rules import read_rules
@@ -82,6 +82,13 @@ def _level(value: Value) -> LogLevel:
         raise value.error(f"unknown log level `{value.text()[:80]}`", hint="one of " + ", ".join(LogLevel)) from None
 
 
+def _unwind(value: Value) -> Unwind:
+    try:
+        return Unwind(value.text())
+    except ValueError:
+        raise value.error(f"unknown way to unwind `{value.text()[:80]}`", hint="one of " + ", ".join(Unwind)) from None
+
+
 def _located(value: Value, check: Callable[[Read], Read], read: Read) -> Read:
     """What `check` returns of what was read; its complaint, which knows no file, gets this value's file and line."""
     try:
@@ -102,6 +109,8 @@ READERS: dict[str, Callable[[Value], Any]] = {
     "stack_entries": _number,
     "id_stack_entries": _number,
     "process_entries": _number,
+    "unwind": _unwind,
+    "unwind_rows": _number,
     "thread_label": Value.boolean,
     "pid_label": Value.boolean,
     "java_maps": Value.boolean,

@@ -90,7 +90,7 @@ class Value:
         elif isinstance(self.node, yaml.MappingNode):
             given = "keys and values"
         else:
-            given = "nothing" if _is_null(self.node) else f"`{str(self.node.value)[:80]}`"
+            given = "nothing" if _is_null(self.node) else f"`{' '.join(str(self.node.value).split())[:80]}`"
         return self.error(
             f"`{self.key}` must be {wanted}, not {given}" if self.key else f"must be {wanted}, not {given}"
         )

@@ -14,6 +14,8 @@ _CHUNKS = {"counts": 1024, "stacks": 256, "id_stacks": 64}
 """Entries per system call: 0.25 MB of buffers or less each, whatever the maps' sizes. Larger ones are no faster."""
 
 _U8 = np.dtype("<u8")
+_HEAD = np.dtype([("depth", "<u4"), ("stop", "<u4")])
+_FRAME = np.dtype([("address", "<u8"), ("exact", "?"), ("guessed", "?")])
 
 
 class MapSet:
@@ -51,20 +53,34 @@ class MapSet:
         return np.concatenate(parts)
 
     def _take_stacks(self) -> RawStacks:
-        keys, depths, parts = [np.zeros(0, _U8)], [np.zeros(0, np.uint32)], [np.zeros(0, _U8)]
+        keys, heads, parts = [np.zeros(0, _U8)], [np.zeros(0, _HEAD)], [np.zeros(0, _FRAME)]
         for chunk, stacks in self._stacks.drain():
             keys.append(chunk.copy())
-            depths.append(stacks["depth"].copy())
-            parts.append(stacks["address"][_used(stacks["depth"])])
-        key, offsets, order = _sort(np.concatenate(keys), np.concatenate(depths))
-        return RawStacks(keys=key, offsets=offsets, address=np.concatenate(parts)[order])
+            heads.append(stacks[["depth", "stop"]].astype(_HEAD))
+            frames = np.empty((len(chunk), layout.MAX_DEPTH), _FRAME)
+            frames["address"] = stacks["address"]
+            frames["exact"] = _bits(stacks["exact"])
+            frames["guessed"] = _bits(stacks["by_frame_pointer"])
+            parts.append(frames[_used(stacks["depth"], layout.MAX_DEPTH)])
+        head = np.concatenate(heads)
+        key, offsets, order = _sort(np.concatenate(keys), head["depth"])
+        frame = np.concatenate(parts)[order]
+        stop = head["stop"][np.argsort(np.concatenate(keys))]
+        return RawStacks(
+            keys=key,
+            offsets=offsets,
+            stop=stop.astype(np.uint8),
+            address=frame["address"].copy(),
+            exact=frame["exact"].copy(),
+            guessed=frame["guessed"].copy(),
+        )
 
     def _take_id_stacks(self) -> IdStacks:
         keys, depths, parts = [np.zeros(0, _U8)], [np.zeros(0, np.uint32)], [np.zeros(0, layout.ID_FRAME)]
         for chunk, stacks in self._id_stacks.drain():
             keys.append(chunk.copy())
             depths.append(stacks["depth"].copy())
-            parts.append(stacks["frame"][_used(stacks["depth"])])
+            parts.append(stacks["frame"][_used(stacks["depth"], layout.MAX_ID_DEPTH)])
         key, offsets, order = _sort(np.concatenate(keys), np.concatenate(depths))
         frame = np.concatenate(parts)[order]
         return IdStacks(
@@ -76,9 +92,14 @@ class MapSet:
         )
 
 
-def _used(depth: NDArray[np.uint32]) -> NDArray[np.bool]:
-    """Which of the MAX_DEPTH places of each stack hold a frame."""
-    return np.arange(layout.MAX_DEPTH, dtype=np.uint32)[None, :] < depth[:, None]
+def _bits(words: NDArray[np.uint64]) -> NDArray[np.bool]:
+    """For each row of words its bits, the lowest of the first word first."""
+    return np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little").astype(np.bool)
+
+
+def _used(depth: NDArray[np.uint32], places: int) -> NDArray[np.bool]:
+    """Which of the places of each stack hold a frame."""
+    return np.arange(places, dtype=np.uint32)[None, :] < depth[:, None]
 
 
 def _sort(

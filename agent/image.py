@@ -22,7 +22,8 @@ class Image:
     snapshot: Snapshot | None = None
     vdso: int = 0
     """Where it has its vDSO, known from exec on: the one place that the kernel resolves no address in."""
-    ready: bool = False
+    told: int | None = None
+    """The fingerprint of the snapshot that the kernel was told of: since then samples have bare addresses."""
     inherited: bool = False
     """Facts are the parent's as of the fork and not looked at since."""
     read_window: int = -1

@@ -22,6 +22,7 @@ _LOOKUP_ELEM = 1
 _UPDATE_ELEM = 2
 _RAW_TRACEPOINT_OPEN = 17
 _LOOKUP_AND_DELETE_BATCH = 25
+_UPDATE_BATCH = 26
 
 Rows = NDArray[Any]
 
@@ -78,6 +79,23 @@ class HashMap:
 
     def _buffers(self) -> tuple[Rows, Rows]:
         return np.zeros(self._chunk, self._key), np.zeros(self._chunk, self._value)
+
+
+class ArrayMap:
+    """An array map of `entries` entries of one dtype, written in ranges. `fd` stays the caller's."""
+
+    def __init__(self, fd: int, dtype: np.dtype[Any], entries: int) -> None:
+        self._fd = fd
+        self._dtype = dtype
+        self.entries = entries
+
+    def write(self, first: int, values: Rows) -> None:
+        """Sets the entries from `first` on. Raises OSError."""
+        entries = np.ascontiguousarray(values, self._dtype)
+        keys = np.arange(first, first + len(values), dtype=np.uint32)
+        attributes = _attributes("<QQQQIIQQ", 0, 0, keys.ctypes.data, entries.ctypes.data, len(values), self._fd, 0, 0)
+        if len(values):
+            syscalls.bpf(_UPDATE_BATCH, attributes)
 
 
 class CounterArray:

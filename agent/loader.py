@@ -26,6 +26,10 @@ BTF_PATH = Path("/sys/kernel/btf/vmlinux")
 EVENT_PAGES = 64
 """Ring buffer of process events, pages: 256 KiB hold 5,400 events. A fork storm of 2,000 processes/s (three events
 each) fills it in 0.9 s, and it is read within milliseconds."""
+PAGE_ENTRIES = 1 << 16
+"""64 KiB of code each: 4 GiB."""
+RULE_ENTRIES = 1 << 16
+"""As many as 16 bits of a row tell apart."""
 _TIMEOUT_S = 60
 _MAX_FDS = 32
 _MAPS = (
@@ -38,9 +42,17 @@ _MAPS = (
     "stacks1",
     "id_stacks0",
     "id_stacks1",
-    "ready",
+    "layouts",
     "events",
+    "regions",
+    "tables",
+    "pages",
+    "rows",
+    "rules",
+    "walkers",
 )
+_WALKERS = ("walk", "finish")
+"""Programs that are called by on_sample and by each other, by their places in `walkers`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +63,21 @@ class LoadOptions:
     stack_entries: int
     id_stack_entries: int
     process_entries: int
+    region_entries: int = 1 << 16
+    table_entries: int = 1 << 12
+    row_entries: int = 1 << 22
     per_thread: bool
+
+    @property
+    def array_entries(self) -> dict[str, int]:
+        """Entries of the arrays that the unwinder reads; two rows are one entry."""
+        return {
+            "regions": self.region_entries,
+            "tables": self.table_entries,
+            "pages": PAGE_ENTRIES,
+            "rows": self.row_entries // 2,
+            "rules": RULE_ENTRIES,
+        }
 
     def flags(self) -> dict[str, int]:
         """Values of the -D flags of cpu.c."""
@@ -60,6 +86,7 @@ class LoadOptions:
             "STACK_ENTRIES": self.stack_entries,
             "ID_STACK_ENTRIES": self.id_stack_entries,
             "PROCESS_ENTRIES": self.process_entries,
+            **{f"{name.upper()}_ENTRIES": entries for name, entries in self.array_entries.items()},
             "PER_THREAD": int(self.per_thread),
             "EVENT_PAGES": EVENT_PAGES,
         }
@@ -168,6 +195,9 @@ def _child(fd: int, flags: dict[str, int]) -> None:
     fds = {"on_sample": program.load_func("on_sample", BPF.PERF_EVENT).fd}
     for name in layout.PROGRAMS:
         fds[name] = program.load_func(f"raw_tracepoint__{name}", BPF.RAW_TRACEPOINT).fd
+    walkers = program["walkers"]
+    for index, name in enumerate(_WALKERS):
+        walkers[index] = program.load_func(name, BPF.PERF_EVENT)
     for name in _MAPS:
         fds[name] = program[name].map_fd
     with socket.socket(fileno=fd) as parent:

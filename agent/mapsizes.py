@@ -2,7 +2,7 @@
 largest. They are allocated at the start, twice, and so they are what sampling costs a node most.
 """
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, Unwind
 from agent.loader import LoadOptions
 
 # (least, most) entries. Above: as many as a window has samples, times what stands at each.
@@ -25,6 +25,7 @@ def load_options(config: AgentConfig, *, cpus: int) -> LoadOptions:
         stack_entries=config.stack_entries or _within(samples * _KINDS_OF_STACK, _STACKS),
         id_stack_entries=config.id_stack_entries or _within(samples, _ID_STACKS),
         process_entries=config.process_entries or _PROCESSES,
+        row_entries=config.unwind_rows if config.unwind is Unwind.TABLES else 2,
         per_thread=config.thread_label,
     )
 

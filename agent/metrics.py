@@ -43,6 +43,11 @@ NORMALIZE_SECONDS = REGISTRY.histogram(
 ENCODE_SECONDS = REGISTRY.histogram("fleetflame_agent_encode_seconds", "From one window to its messages", _SECONDS)
 DICTIONARY_STACKS = REGISTRY.gauge("fleetflame_agent_dictionary_stacks", "Stacks that the receiver knows by number")
 
+UNWIND_TABLES = REGISTRY.counters(
+    "fleetflame_agent_unwind_tables_total", "Unwind tables loaded and taken away, and why a build has none", "outcome"
+)
+UNWIND_ROWS = REGISTRY.gauge("fleetflame_agent_unwind_rows", "Rows of unwind tables in the kernel, 4 bytes each")
+
 CONNECTED = REGISTRY.gauge("fleetflame_agent_connected", "1 while there is a connection to NATS")
 RECONNECTS = REGISTRY.counter("fleetflame_agent_reconnects_total", "Connections to NATS made again")
 SAMPLES_PUBLISHED = REGISTRY.counter(

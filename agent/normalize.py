@@ -22,7 +22,7 @@ from agent.jit.maps import JitMaps
 from agent.kernel import Kernel
 from agent.processes import ImageTable
 from agent.resolve import IdFrames, Resolver
-from agent.window import FIRST_STACK, ID_STACK_BIT, STACK_DEPTH, Window
+from agent.window import FIRST_STACK, ID_STACK_BIT, PLAIN_DEPTH, Stop, Window
 from fleetflame.model import FrameMiss, Labels, NamedFrame, StackTable
 from fleetflame.model import Mapping as FrameMapping
 
@@ -70,6 +70,17 @@ class _Rows:
 
 _Parts = tuple[Segments, ...]
 """Part i of a stack: a placeholder or nothing, then its frames."""
+
+_STOPPED = {
+    Stop.DEPTH: FrameMiss.DEPTH_LIMIT,
+    Stop.UNMAPPED: FrameMiss.NO_UNWIND_TABLE,
+    Stop.NO_FRAME_POINTER: FrameMiss.NO_FRAME_POINTER,
+    Stop.NO_RULE: FrameMiss.NO_UNWIND_RULE,
+    Stop.RULE: FrameMiss.NO_UNWIND_RULE,
+    Stop.UNREADABLE: FrameMiss.STACK_UNREADABLE,
+    Stop.NO_PROGRESS: FrameMiss.NO_UNWIND_RULE,
+}
+"""What a stack lacks at its root, by where its unwinding stopped. The others are whole, or nobody knows."""
 
 _MISSES = max(FrameMiss) + 1
 _SAID = frozenset(miss for miss in FrameMiss if miss < FIRST_STACK)
@@ -184,8 +195,10 @@ class _Stacks:
         raw, ids = self._window.stacks, self._window.id_stacks
         for chosen, found in self._find(parts, np.flatnonzero(~by_kernel & (key >= FIRST_STACK)), key, raw.keys):
             frames = gather(raw.offsets, found)
-            address = _inside_calls(raw.address, frames)
-            self._add_user(parts, chosen, frames, self._resolver.user(images, owner[chosen][frames.stack], address))
+            address = _inside_calls(raw.address, frames, raw.exact)
+            pool = self._resolver.user(images, owner[chosen][frames.stack], address)
+            self._add_user(parts, chosen, frames, pool)
+            self._set_stops(parts, chosen, raw.stop[found])
         for chosen, found in self._find(parts, np.flatnonzero(by_kernel), key, ids.keys):
             frames = gather(ids.offsets, found)
             resolved = IdFrames(
@@ -234,13 +247,23 @@ class _Stacks:
         body.length[broken] = first + at - body.start[broken]
         _set_miss(parts, broken, FrameMiss.NO_FRAME_POINTER)
 
+    def _set_stops(self, parts: _Parts, chosen: NDArray[np.int64], stop: NDArray[np.uint8]) -> None:
+        """Says where the unwinding of these parts stopped, unless what it came to shows more."""
+        miss, _body = parts
+        # As deep as the kernel's own unwinder goes is no limit to ours.
+        told = chosen[stop != Stop.UNKNOWN]
+        miss.length[told[miss.start[told] == FrameMiss.DEPTH_LIMIT]] = 0
+        for reason, missing in _STOPPED.items():
+            here = chosen[stop == reason]
+            _set_miss(parts, here[miss.length[here] == 0], missing)
+
     def _add(self, parts: _Parts, chosen: NDArray[np.int64], frames: Gathered, pool: Pool) -> None:
         """Puts the frames of the parts `chosen` into the pool."""
         _miss, body = parts
         depth = np.diff(frames.offsets)
         body.start[chosen] = self._pooled + frames.offsets[:-1]
         body.length[chosen] = depth
-        _set_miss(parts, chosen[depth >= STACK_DEPTH], FrameMiss.DEPTH_LIMIT)
+        _set_miss(parts, chosen[depth >= PLAIN_DEPTH], FrameMiss.DEPTH_LIMIT)
         _set_miss(parts, chosen[depth == 0], FrameMiss.STACK_EXPIRED)
         self._pools.append(pool)
         self._pooled += len(pool)
@@ -283,6 +306,12 @@ def _set_miss(parts: _Parts, numbers: NDArray[np.int64], miss: int) -> None:
     parts[0].length[numbers] = 1
 
 
-def _inside_calls(address: NDArray[np.uint64], frames: Gathered) -> NDArray[np.uint64]:
-    """The frames' addresses; a caller's is a return address, so the byte before it lies in its call instruction."""
-    return address[frames.index] - frames.is_caller
+def _inside_calls(
+    address: NDArray[np.uint64], frames: Gathered, exact: NDArray[np.bool] | None = None
+) -> NDArray[np.uint64]:
+    """The frames' addresses; a caller's is a return address, so the byte before it lies in its call instruction. Where
+    `exact` says so it was interrupted instead, by a signal."""
+    called = frames.is_caller
+    if exact is not None:
+        called &= ~exact[frames.index]
+    return address[frames.index] - called

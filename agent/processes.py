@@ -9,8 +9,9 @@ end, so what is read when is a choice:
   read at once;
 - fork: nothing, and only once the child is sampled. Facts and mappings are the parent's, the same objects.
 
-Once mappings are complete, `on_ready` is told, and bare addresses arrive from then on. Two threads use a table: one
-calls `apply` and `read_due`, the other what the normalizer needs. No lock is held while anything is read.
+Once mappings are complete, `on_mapped` is told, and bare addresses arrive from then on; again when they have changed,
+and `on_forgotten` when nobody will ask for the image any more. Two threads use a table: one calls `apply` and
+`read_due`, the other what the normalizer needs. No lock is held while anything is read.
 """
 
 import logging
@@ -28,7 +29,7 @@ from agent.builds import Builds, FileFacts, Place
 from agent.facts import ProcessFacts, open_process, read_facts, read_identity
 from agent.image import NOBODY, Image, unknown_image
 from agent.openat import OpenMiss, ProcessFiles, status_of
-from agent.snapshot import Snapshots
+from agent.snapshot import Snapshot, Snapshots
 from agent.vdso import read_base
 from agent.window import EventKind, ProcessEvent, begin_of, tgid_of
 
@@ -83,7 +84,8 @@ class ImageTable:
         self,
         builds: Builds,
         *,
-        on_ready: Callable[[int], None] | None = None,
+        on_mapped: Callable[[int, Snapshot], None] | None = None,
+        on_forgotten: Callable[[int], None] | None = None,
         on_facts: Callable[[ProcessFacts], None] | None = None,
         proc: str = "/proc",
         max_images: int = MAX_IMAGES,
@@ -91,7 +93,8 @@ class ImageTable:
     ) -> None:
         self.builds = builds
         self._snapshots = Snapshots(builds)
-        self._on_ready = on_ready
+        self._on_mapped = on_mapped
+        self._on_forgotten = on_forgotten
         self._on_facts = on_facts
         self._proc = proc
         self._max_images = max_images
@@ -228,8 +231,8 @@ class ImageTable:
         if shared:
             image.snapshot = snapshot
         self._add(image)
-        if shared and parent.ready:
-            self._tell_ready(image)
+        if shared and parent.told is not None:
+            self._tell_mapped(image)
         elif snapshot is not None and not shared:
             self._read_maps(image)
         else:
@@ -291,6 +294,8 @@ class ImageTable:
     def _forget(self, image: Image) -> None:
         self._images.pop(image.id, None)
         self._idle.pop(image.id, None)
+        if image.told is not None and self._on_forgotten is not None:
+            self._on_forgotten(image.id)
         if self._current.get(image.tgid) == image.id:
             del self._current[image.tgid]
 
@@ -383,14 +388,15 @@ class ImageTable:
         if not snapshot.whole:
             _count(Count.MAPS_NOT_WHOLE)
         elif tell:
-            self._tell_ready(image)
+            self._tell_mapped(image)
         return True
 
-    def _tell_ready(self, image: Image) -> None:
-        if not image.ready:
-            image.ready = True
-            if self._on_ready is not None:
-                self._on_ready(image.id)
+    def _tell_mapped(self, image: Image) -> None:
+        snapshot = image.snapshot
+        if snapshot is not None and snapshot.fingerprint != image.told:
+            image.told = snapshot.fingerprint
+            if self._on_mapped is not None:
+                self._on_mapped(image.id, snapshot)
 
 
 def _count(what: Count) -> None:

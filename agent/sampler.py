@@ -1,12 +1,13 @@
 """The kernel side as the agent sees it: windows of counted stacks, and what becomes of processes.
 
 Two threads use a sampler: one calls `events` all the time, the other `take` once a window. Any thread may call
-`mark_ready`. Nothing here knows what an address means; that is `normalize`'s.
+`set_layout`. Nothing here knows what an address means; that is `normalize`'s.
 """
 
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Sampler:
 
     def __init__(self, options: loader.LoadOptions, *, frequency: int) -> None:
         self._period_ns = period_of(frequency)
+        self._options = options
         self._loaded = loader.load(options)
         maps = dict(self._loaded.maps)
         self._sets = (MapSet(maps, 0), MapSet(maps, 1))
@@ -54,9 +56,19 @@ class Sampler:
                 comm=bytes(row["comm"]).decode(errors="replace"),
             )
 
-    def mark_ready(self, image: int) -> None:
-        """From now on the samples of this image carry bare addresses: its mappings are known."""
-        kernelmaps.put(self._loaded.maps["ready"], image.to_bytes(8, "little"), b"\1")
+    def set_layout(self, image: int, number: int = 0) -> None:
+        """From now on the samples of this image carry bare addresses: its mappings are known. `number` is that of its
+        layout (`unwind.layouts`), 0 if it has none."""
+        kernelmaps.put(self._loaded.maps["layouts"], image.to_bytes(8, "little"), number.to_bytes(8, "little"))
+
+    @property
+    def table_slots(self) -> int:
+        """How many unwind tables the kernel has room for."""
+        return self._options.table_entries
+
+    def array(self, name: str, dtype: "np.dtype[Any]") -> kernelmaps.ArrayMap:
+        """One of the arrays that the kernel's unwinder reads."""
+        return kernelmaps.ArrayMap(self._loaded.maps[name], dtype, self._options.array_entries[name])
 
     def take(self) -> Window:
         """What was sampled since the last call. Follows CPUs that came and went meanwhile. Raises OSError."""

@@ -1,7 +1,7 @@
 """What leaves the kernel for one window: counted rows, the stacks they name, and what became of processes meanwhile.
 
 Values only: the sampler fills them, `normalize` reads them, nothing here opens anything. Stacks are **leaf first** as
-in the kernel's own buffers. Callers' addresses are return addresses as the kernel gives them; the first address of
+in the kernel's own buffers. Callers' addresses are return addresses as the unwinder finds them; the first address of
 each stack is exact. `normalize` turns both into the contract's order and addresses.
 """
 
@@ -26,8 +26,24 @@ ID_VALID = 1
 ID_BARE = 2
 """BPF_STACK_BUILD_ID_IP: the kernel found no build ID, the address is the runtime address."""
 
-STACK_DEPTH = 127
-"""Frames that the kernel keeps of one stack: a stack of as many may have been deeper."""
+PLAIN_DEPTH = 127
+"""Frames that the kernel's own unwinder finds at most: a stack of as many may have been deeper."""
+
+
+class Stop(IntEnum):
+    """Why a stack has no more frames; the numbers are those of `enum stop` in bpf/unwind.h."""
+
+    UNKNOWN = 0
+    """The kernel's own unwinder found it, which does not say."""
+    WHOLE = 1
+    DEPTH = 2
+    UNMAPPED = 3
+    NO_FRAME_POINTER = 4
+    NO_RULE = 5
+    RULE = 6
+    UNREADABLE = 7
+    NO_PROGRESS = 8
+
 
 TGID_BITS = 22
 """The low bits of an image's id are its tgid (PID_MAX_LIMIT is 2^22), so an image whose event was lost can be read."""
@@ -48,11 +64,16 @@ COUNT_DTYPE = np.dtype(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawStacks:
-    """Stack i has the key keys[i] and the addresses [offsets[i], offsets[i + 1]). Keys ascend, each once."""
+    """Stack i has the key keys[i], ends because of stop[i], and has the frames [offsets[i], offsets[i + 1]). Keys
+    ascend, each once. `exact` frames have the address of an interrupted instruction, others a return address. Frames
+    that a frame pointer led to, where a table was missing, are `guessed`."""
 
     keys: NDArray[np.uint64]
     offsets: NDArray[np.uint32]
+    stop: NDArray[np.uint8]
     address: NDArray[np.uint64]
+    exact: NDArray[np.bool]
+    guessed: NDArray[np.bool]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -78,7 +99,14 @@ class IdStacks:
 
 def empty_raw_stacks() -> RawStacks:
     """A table without stacks."""
-    return RawStacks(keys=np.zeros(0, np.uint64), offsets=np.zeros(1, np.uint32), address=np.zeros(0, np.uint64))
+    return RawStacks(
+        keys=np.zeros(0, np.uint64),
+        offsets=np.zeros(1, np.uint32),
+        stop=np.zeros(0, np.uint8),
+        address=np.zeros(0, np.uint64),
+        exact=np.zeros(0, np.bool),
+        guessed=np.zeros(0, np.bool),
+    )
 
 
 def empty_id_stacks() -> IdStacks:

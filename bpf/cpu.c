@@ -15,6 +15,12 @@
 #include "shared.h"
 
 /*
+ * Keeps clang from turning a loop's counter into pointers that count down from an unknown depth, which the verifier, who
+ * walks every iteration with its exact counter, can then no longer bound.
+ */
+#define OPAQUE(variable) asm volatile("" : "+r"(variable))
+
+/*
  * Two sets of maps: programs write to the active one while user space drains the other. Draining a map that is written to
  * would lose the stack of a row, or a row, between the two reads.
  */
@@ -31,17 +37,47 @@ BPF_TABLE("hash", u64, struct id_stack, id_stacks1, ID_STACK_ENTRIES);
 /* tgid -> its image. Least recently used: one that falls out is met again as a new image and costs one event. */
 BPF_TABLE("lru_hash", u32, struct process, processes, PROCESS_ENTRIES);
 
-/* Images whose mappings user space has read. Until then the kernel names build IDs itself: see unwind_user. */
-BPF_TABLE("lru_hash", u64, u8, ready, PROCESS_ENTRIES);
+/*
+ * Images whose mappings user space has read -> their layout, 0 if there is none and frame pointers have to do. Until then
+ * the kernel names build IDs itself: see unwind_user.
+ */
+BPF_TABLE("lru_hash", u64, u64, layouts, PROCESS_ENTRIES);
 
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
+
+#include "unwind.h"
+BPF_ARRAY(regions, struct region, REGIONS_ENTRIES);
+BPF_ARRAY(tables, struct table, TABLES_ENTRIES);
+BPF_ARRAY(pages, struct page, PAGES_ENTRIES);
+BPF_ARRAY(rows, u64, ROWS_ENTRIES);
+BPF_ARRAY(rules, struct rule, RULES_ENTRIES);
+
+/* BCC understands maps in this file only. */
+static inline struct region *region_at(u32 index) { return regions.lookup(&index); }
+static inline struct table *table_at(u32 index) { return tables.lookup(&index); }
+static inline struct page *page_at(u32 index) { return pages.lookup(&index); }
+static inline u64 *rows_at(u32 index) { return rows.lookup(&index); }
+static inline struct rule *rule_at(u32 index) { return rules.lookup(&index); }
+#define read_user(to, size, from) bpf_probe_read_user(to, size, (void *)(from))
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include "step.h"
 
 /* Stacks are too large for the 512 bytes of a program's own stack. One of each: on_sample is not re-entered on a CPU. */
 struct scratch {
 	struct stack stack;
 	struct id_stack id_stack;
+	struct count_key key;
+	struct frame frame;
+	struct pt_regs regs;
+	u32 set;
 };
 BPF_PERCPU_ARRAY(scratch_space, struct scratch, 1);
+
+/* A program may walk so many instructions only: a walk of many frames is many calls of one program, and one that ends it. */
+#define WALK 0
+#define FINISH 1
+BPF_PROG_ARRAY(walkers, 2);
+#define FRAMES_PER_CALL 8
 
 static inline void bump(u32 set, int counter)
 {
@@ -122,12 +158,6 @@ static inline u64 mix(u64 hash, u64 word)
 	return hash ^ hash >> 29;
 }
 
-/*
- * Keeps clang from turning a loop's counter into pointers that count down from an unknown depth, which the verifier, who
- * walks every iteration with its exact counter, can then no longer bound.
- */
-#define OPAQUE(variable) asm volatile("" : "+r"(variable))
-
 static inline u64 key_of(u64 hash, u64 top_bit)
 {
 	hash &= ~ID_STACK_BIT;
@@ -139,10 +169,12 @@ static inline u64 key_of(u64 hash, u64 top_bit)
 /* Adds a stack to the active set and returns its key; a MISS_ where it could not be kept, which the row then carries. */
 static inline u64 keep_stack(u32 set, struct stack *stack)
 {
-	u64 key = stack->depth;
+	u64 key = mix(stack->depth, stack->stop);
 	struct stack *old;
 	int i;
 
+	key = mix(mix(key, stack->exact[0]), stack->exact[1]);
+	key = mix(mix(key, stack->by_frame_pointer[0]), stack->by_frame_pointer[1]);
 	for (i = 0; i < MAX_DEPTH; i++) {
 		OPAQUE(i);
 		if (i >= stack->depth)
@@ -171,7 +203,7 @@ static inline u64 keep_id_stack(u32 set, struct id_stack *stack)
 	struct id_stack *old;
 	int i;
 
-	for (i = 0; i < MAX_DEPTH * sizeof(struct id_frame) / sizeof(u64); i++) {
+	for (i = 0; i < MAX_ID_DEPTH * sizeof(struct id_frame) / sizeof(u64); i++) {
 		OPAQUE(i);
 		if (i >= stack->depth * (sizeof(struct id_frame) / sizeof(u64)))
 			break;
@@ -190,20 +222,28 @@ static inline u64 keep_id_stack(u32 set, struct id_stack *stack)
 	return MISS_STACK_MAP_FULL;
 }
 
+/* What the kernel's own unwinder found, by frame pointers: plain addresses. */
+static inline u64 keep_plain(u32 set, struct stack *stack, int size)
+{
+	stack->depth = size / sizeof(u64);
+	stack->stop = STOP_NOT_YET;
+	stack->exact[0] = stack->exact[1] = 0;
+	stack->by_frame_pointer[0] = stack->by_frame_pointer[1] = 0;
+	return keep_stack(set, stack);
+}
+
 /*
- * The user stack by frame pointers. This is the seam for another unwinder: it has the registers in ctx and leaves
- * addresses in scratch, leaf first.
+ * The user stack of an image without a layout, by frame pointers.
+ *
+ * Where nobody has read the image's mappings, it may be gone before anybody can: the kernel says which build each address
+ * belongs to. That costs more per frame and 4 KiB per stack, so only until user space is ready.
  */
-static inline u64 unwind_user(struct bpf_perf_event_data *ctx, u32 set, u64 image, struct scratch *scratch)
+static inline u64 unwind_plainly(struct bpf_perf_event_data *ctx, u32 set, int ready, struct scratch *scratch)
 {
 	u64 key;
 	int size;
 
-	/*
-	 * Nobody has read this image's mappings, and it may be gone before anybody can: let the kernel say which build each
-	 * address belongs to. That costs more per frame and 4 KiB per stack, so only until user space is ready.
-	 */
-	if (!ready.lookup(&image)) {
+	if (!ready) {
 		size = bpf_get_stack(ctx, scratch->id_stack.frame, sizeof(scratch->id_stack.frame),
 				     BPF_F_USER_STACK | BPF_F_USER_BUILD_ID);
 		if (size > 0) {
@@ -216,10 +256,8 @@ static inline u64 unwind_user(struct bpf_perf_event_data *ctx, u32 set, u64 imag
 		}
 	}
 	size = bpf_get_stack(ctx, scratch->stack.address, sizeof(scratch->stack.address), BPF_F_USER_STACK);
-	if (size > 0) {
-		scratch->stack.depth = size / sizeof(u64);
-		return keep_stack(set, &scratch->stack);
-	}
+	if (size > 0)
+		return keep_plain(set, &scratch->stack, size);
 	bump(set, COUNTER_NO_USER_STACK);
 	return MISS_NO_USER_STACK;
 }
@@ -228,12 +266,51 @@ static inline u64 unwind_kernel(struct bpf_perf_event_data *ctx, u32 set, struct
 {
 	int size = bpf_get_stack(ctx, scratch->stack.address, sizeof(scratch->stack.address), 0);
 
-	if (size > 0) {
-		scratch->stack.depth = size / sizeof(u64);
-		return keep_stack(set, &scratch->stack);
-	}
+	if (size > 0)
+		return keep_plain(set, &scratch->stack, size);
 	bump(set, COUNTER_NO_KERNEL_STACK);
 	return MISS_NO_KERNEL_STACK;
+}
+
+/* The registers with which the interrupted process left user mode, also where it is in the kernel now. */
+static inline int begin_walk(struct scratch *scratch, u64 layout)
+{
+	void *registers = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct frame *frame = &scratch->frame;
+
+	if (bpf_probe_read_kernel(&scratch->regs, sizeof(scratch->regs), registers) || IS_32_BIT(&scratch->regs))
+		return -1;
+	frame->ip = REGISTER_IP(&scratch->regs);
+	frame->sp = REGISTER_SP(&scratch->regs);
+	frame->bp = REGISTER_BP(&scratch->regs);
+	frame->layout = layout;
+	frame->region = layout >> 32;
+	frame->exact = 1;
+	frame->leaf = 1;
+	frame->by_frame_pointer = 0;
+	scratch->stack.depth = 0;
+	scratch->stack.stop = STOP_NOT_YET;
+	scratch->stack.exact[0] = scratch->stack.exact[1] = 0;
+	scratch->stack.by_frame_pointer[0] = scratch->stack.by_frame_pointer[1] = 0;
+	return 0;
+}
+
+static inline void count_sample(u32 set, struct count_key *key)
+{
+	u64 *count = set ? counts1.lookup(key) : counts0.lookup(key), one = 1;
+
+	if (count) {
+		/* The same row may be counted on another CPU at this moment. */
+		lock_xadd(count, 1);
+		return;
+	}
+	if (!(set ? counts1.insert(key, &one) : counts0.insert(key, &one)))
+		return;
+	count = set ? counts1.lookup(key) : counts0.lookup(key);
+	if (count)
+		lock_xadd(count, 1); /* another CPU inserted it between our two calls */
+	else
+		bump(set, COUNTER_COUNTS_FULL);
 }
 
 /* Kernel threads, and processes past the end of their address space, have no user stack to miss. */
@@ -248,12 +325,11 @@ static inline int has_user_memory(void)
 
 int on_sample(struct bpf_perf_event_data *ctx)
 {
-	u64 ids = bpf_get_current_pid_tgid();
+	u64 ids = bpf_get_current_pid_tgid(), *layout;
 	u32 set = current_set();
-	struct count_key key = {};
+	struct count_key *key;
 	struct scratch *scratch;
 	struct process *process;
-	u64 *count, one = 1;
 	int zero = 0;
 
 	bump(set, COUNTER_TAKEN);
@@ -261,38 +337,83 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	if (!scratch)
 		return 0; /* SANITY: an array map of one entry has its entry 0; the verifier cannot know. */
 
-	key.tgid = ids >> 32;
-	process = process_of(key.tgid);
+	key = &scratch->key;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->tgid = ids >> 32;
+	process = process_of(key->tgid);
 	if (process) {
 		process->sampled = 1;
-		introduce(key.tgid, process);
-		key.image = process->image;
-		__builtin_memcpy(key.comm, process->comm, sizeof(key.comm));
+		introduce(key->tgid, process);
+		key->image = process->image;
+		__builtin_memcpy(key->comm, process->comm, sizeof(key->comm));
 	} else {
-		key.image = new_image(key.tgid);
+		key->image = new_image(key->tgid);
 	}
 	if (PER_THREAD || !process) {
-		key.tid = PER_THREAD ? ids : 0;
-		bpf_get_current_comm(key.comm, sizeof(key.comm));
+		key->tid = PER_THREAD ? ids : 0;
+		bpf_get_current_comm(key->comm, sizeof(key->comm));
 	}
 	if (!IN_USER_MODE(&ctx->regs))
-		key.kernel = unwind_kernel(ctx, set, scratch);
-	if (has_user_memory())
-		key.user = unwind_user(ctx, set, key.image, scratch);
-
-	count = set ? counts1.lookup(&key) : counts0.lookup(&key);
-	if (count) {
-		/* The same row may be counted on another CPU at this moment. */
-		lock_xadd(count, 1);
-		return 0;
+		key->kernel = unwind_kernel(ctx, set, scratch);
+	if (has_user_memory()) {
+		layout = layouts.lookup(&key->image);
+		if (layout && *layout && !begin_walk(scratch, *layout)) {
+			scratch->set = set;
+			walkers.call(ctx, WALK);
+			bump(set, COUNTER_NO_TAIL_CALL);
+		}
+		key->user = unwind_plainly(ctx, set, layout != 0, scratch);
 	}
-	if (!(set ? counts1.insert(&key, &one) : counts0.insert(&key, &one)))
+	count_sample(set, key);
+	return 0;
+}
+
+int walk(struct bpf_perf_event_data *ctx)
+{
+	int zero = 0, i;
+	struct scratch *scratch = scratch_space.lookup(&zero);
+	struct stack *stack;
+	struct frame *frame;
+	u32 depth;
+
+	if (!scratch)
 		return 0;
-	count = set ? counts1.lookup(&key) : counts0.lookup(&key);
-	if (count)
-		lock_xadd(count, 1); /* another CPU inserted it between our two calls */
-	else
-		bump(set, COUNTER_COUNTS_FULL);
+	stack = &scratch->stack;
+	frame = &scratch->frame;
+	for (i = 0; i < FRAMES_PER_CALL; i++) {
+		OPAQUE(i);
+		depth = stack->depth;
+		if (depth >= MAX_DEPTH) {
+			stack->stop = STOP_DEPTH;
+			break;
+		}
+		stack->address[depth] = frame->ip;
+		if (frame->exact)
+			stack->exact[depth / 64] |= 1ULL << depth % 64;
+		if (frame->by_frame_pointer)
+			stack->by_frame_pointer[depth / 64] |= 1ULL << depth % 64;
+		stack->depth = depth + 1;
+		stack->stop = step(frame, &scratch->regs);
+		if (stack->stop)
+			break;
+	}
+	if (!stack->stop)
+		walkers.call(ctx, WALK);
+	walkers.call(ctx, FINISH);
+	/* Not reached: both places are filled before anything is sampled, and the calls are fewer than the kernel allows. */
+	bump(scratch->set, COUNTER_NO_TAIL_CALL);
+	return 0;
+}
+
+int finish(struct bpf_perf_event_data *ctx)
+{
+	int zero = 0;
+	struct scratch *scratch = scratch_space.lookup(&zero);
+
+	if (!scratch)
+		return 0;
+	scratch->key.user = keep_stack(scratch->set, &scratch->stack);
+	count_sample(scratch->set, &scratch->key);
 	return 0;
 }
 

@@ -6,14 +6,34 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_DEPTH = 127
+MAX_DEPTH = 128
+MAX_ID_DEPTH = 127
+MASK_WORDS = MAX_DEPTH // 64
 
 COUNT_KEY = np.dtype(
     [("image", "<u8"), ("user", "<u8"), ("kernel", "<u8"), ("tgid", "<u4"), ("tid", "<u4"), ("comm", "S16")]
 )
-STACK = np.dtype([("depth", "<u4"), ("unused", "<u4"), ("address", "<u8", (MAX_DEPTH,))])
+STACK = np.dtype(
+    [
+        ("depth", "<u4"),
+        ("stop", "<u4"),
+        ("exact", "<u8", (MASK_WORDS,)),
+        ("by_frame_pointer", "<u8", (MASK_WORDS,)),
+        ("address", "<u8", (MAX_DEPTH,)),
+    ]
+)
 ID_FRAME = np.dtype([("status", "<u4"), ("build_id", "u1", (20,)), ("address", "<u8")])
-ID_STACK = np.dtype([("depth", "<u4"), ("unused", "<u4"), ("frame", ID_FRAME, (MAX_DEPTH,))])
+ID_STACK = np.dtype([("depth", "<u4"), ("unused", "<u4"), ("frame", ID_FRAME, (MAX_ID_DEPTH,))])
+REGION = np.dtype([("start", "<u8"), ("bias", "<u8"), ("length", "<u4"), ("table", "<u4")])
+TABLE = np.dtype([("base", "<u8"), ("first_page", "<u4"), ("pages", "<u4")])
+PAGE = np.dtype([("first_row", "<u4"), ("rows", "<u4")])
+ROWS = np.dtype("<u8")
+"""Two rows of 4 bytes, as numpy has no dtype for them."""
+RULE_BYTES = 12
+"""Of a rule as fleetflame.cfi.rules packs it."""
+PAGE_BITS = 16
+REGION_STEPS = 13
+CODE_PAGE = 4096
 PROCESS_EVENT = np.dtype([("kind", "<u4"), ("tgid", "<u4"), ("image", "<u8"), ("parent_image", "<u8"), ("comm", "S16")])
 PYTHON_LAYOUT = np.dtype(
     [
@@ -57,6 +77,7 @@ class Counter(IntEnum):
     ID_STACK_MAP_FULL = 6
     PROCESS_MAP_FULL = 7
     EVENT_LOST = 8
+    NO_TAIL_CALL = 9
 
 
 LOSSES = (Counter.COUNTS_FULL,)
@@ -81,6 +102,12 @@ def flags() -> dict[str, int]:
         "SIZEOF_PYTHON_STACK": PYTHON_STACK.itemsize,
         "OFFSETOF_COMM": COUNT_KEY.fields["comm"][1] if COUNT_KEY.fields else -1,
         "OFFSETOF_ID_ADDRESS": ID_FRAME.fields["address"][1] if ID_FRAME.fields else -1,
+        "SIZEOF_REGION": REGION.itemsize,
+        "SIZEOF_TABLE": TABLE.itemsize,
+        "SIZEOF_RULE": RULE_BYTES,
+        "SIZEOF_PAGE": PAGE.itemsize,
+        "PAGE_BITS": PAGE_BITS,
+        "REGION_STEPS": REGION_STEPS,
         "NUMBER_OF_COUNTERS": len(Counter),
     }
 

@@ -8,8 +8,9 @@
 #ifndef FLEETFLAME_SHARED_H
 #define FLEETFLAME_SHARED_H
 
-/* Frames per stack: the kernel's own limit (kernel.perf_event_max_stack) unless raised. 1,024 bytes with the depth. */
-#define MAX_DEPTH 127
+/* Frames per stack, and of those that the kernel resolves: its own limit (kernel.perf_event_max_stack) unless raised. */
+#define MAX_DEPTH 128
+#define MAX_ID_DEPTH 127
 
 /*
  * A stack's key is a 64-bit hash of its frames. Values below 16 are never hashes: 0 means that there is no such stack,
@@ -33,10 +34,15 @@ struct count_key {
 	char comm[16]; /* the thread's if PER_THREAD, else what the process was called when its image began */
 };
 
-/* Addresses as the unwinder found them, leaf first. */
+/*
+ * Addresses as the unwinder found them, leaf first. Bit i of the masks says of frame i that its address is that of an
+ * interrupted instruction (of the first frame it is in any case), and that a frame pointer led to it where no table did.
+ */
 struct stack {
 	u32 depth;
-	u32 unused;
+	u32 stop; /* enum stop; 0: the kernel's own unwinder found it, which does not say */
+	u64 exact[MAX_DEPTH / 64];
+	u64 by_frame_pointer[MAX_DEPTH / 64];
 	u64 address[MAX_DEPTH];
 };
 
@@ -50,7 +56,7 @@ struct id_frame {
 struct id_stack {
 	u32 depth;
 	u32 unused;
-	struct id_frame frame[MAX_DEPTH];
+	struct id_frame frame[MAX_ID_DEPTH];
 };
 
 /*
@@ -95,6 +101,7 @@ enum counter {
 	COUNTER_ID_STACK_MAP_FULL,
 	COUNTER_PROCESS_MAP_FULL,
 	COUNTER_EVENT_LOST,
+	COUNTER_NO_TAIL_CALL,
 	COUNTERS,
 };
 

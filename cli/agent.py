@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from agent.config import RANGES, AgentConfig, LogLevel
+from agent.config import RANGES, AgentConfig, LogLevel, Unwind
 from cli.options import LOG_FORMATS, F, option
 from cli.params import SIZE, format_size
 
@@ -62,11 +62,14 @@ def _java_options(function: F) -> F:
 
 def _map_options(function: F) -> F:
     for decorate in (
+        _number("unwind_rows", "Rows of unwind tables in the kernel, 4 bytes each."),
+        option("--unwind", type=click.Choice(Unwind), show_default=str(_DEFAULTS.unwind),
+               help="User stacks by unwind tables, or by frame pointers alone."),
         _number("process_entries", "Processes known at the same time."),
         _number("id_stack_entries", "Distinct stacks of processes just started, in one window."),
         _number("stack_entries", "Distinct stacks in one window."),
         _number("counts_entries", "Distinct pairs of process and stack in one window."),
-    ):
+    ):  # fmt: skip
         function = decorate(function)
     return function
 

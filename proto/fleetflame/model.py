@@ -81,6 +81,12 @@ class FrameMiss(IntEnum):
     """The kernel counted a stack whose frames were gone when they were read."""
     NO_FRAME_POINTER = 18
     """The chain of frame pointers led to an address outside of all code: a caller was compiled without them."""
+    NO_UNWIND_RULE = 19
+    """The unwind table of a caller's build has no rule for its address, or one that cannot be followed."""
+    NO_UNWIND_TABLE = 20
+    """A caller lies in memory that the unwinder did not know of: loaded since the process's mappings were read."""
+    STACK_UNREADABLE = 21
+    """The stack's own memory could not be read while unwinding: paged out, or not where a rule said."""
     UNMAPPED = 32
     """The address lies in no mapping of the process."""
     ANONYMOUS = 33

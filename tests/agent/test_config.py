@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import MIB, RANGES, AgentConfig, LogLevel
+from agent.config import MIB, RANGES, AgentConfig, LogLevel, Unwind
 from agent.configfile import LABEL_KEYS, READERS, parse_config, read_config
 from agent.document import MAX_BYTES
 from agent.facts import ProcessFacts
@@ -36,6 +36,11 @@ counts_entries: 1024
 stack_entries: 2048
 id_stack_entries: 512
 process_entries: 4096
+unwind: frame-pointers
+unwind_rows: 100000
+java_maps: false
+java_map_interval: 120
+java_maps_per_minute: 3
 thread_label: true
 pid_label: yes
 queue_bytes: 64 MiB
@@ -59,6 +64,11 @@ relabel_configs:
         stack_entries=2048,
         id_stack_entries=512,
         process_entries=4096,
+        unwind=Unwind.FRAME_POINTERS,
+        unwind_rows=100_000,
+        java_maps=False,
+        java_map_interval=120,
+        java_maps_per_minute=3,
         thread_label=True,
         queue_bytes=64 * MIB,
         log_level=LogLevel.WARNING,
@@ -253,6 +263,7 @@ def test_docs_have_every_key_with_its_default() -> None:
         "queue_bytes": f"{defaults.queue_bytes // MIB}MiB",
         "thread_label": "false",
         "pid_label": "false",
+        "java_maps": "true",
         "metrics_listen": "none",
         "relabel_configs": "none",
         "container_sockets": ", ".join(defaults.labels.container_sockets),

@@ -20,11 +20,12 @@ from agent.window import (
     ID_BARE,
     ID_STACK_BIT,
     ID_VALID,
-    STACK_DEPTH,
+    PLAIN_DEPTH,
     EventKind,
     IdStacks,
     ProcessEvent,
     RawStacks,
+    Stop,
     Window,
 )
 from fleetflame.buildid import BuildId
@@ -50,6 +51,8 @@ class Samples:
     raw: dict[int, Sequence[int]] = field(default_factory=dict)
     ids: dict[int, Sequence[IdFrame]] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
+    stops: dict[int, Stop] = field(default_factory=dict)
+    exact: frozenset[int] = frozenset()
 
     def add(self, image: int, user: int, kernel: int = 0, *, count: int = 1, thread: bytes = b"") -> "Samples":
         """Rows of threads have a thread's number and name, others the name of the process, here `kernel's`."""
@@ -60,6 +63,7 @@ class Samples:
         counts = np.zeros(len(self.rows), COUNT_DTYPE)
         for at, (image, user, kernel, count, tid, comm) in enumerate(self.rows):
             counts[at] = (image, user, kernel, image & 0x3FFFFF, tid, comm, count)
+        addresses = [address for key in sorted(self.raw) for address in self.raw[key]]
         frames = [frame for key in sorted(self.ids) for frame in self.ids[key]]
         return Window(
             start_ns=10,
@@ -69,7 +73,10 @@ class Samples:
             stacks=RawStacks(
                 keys=np.array(sorted(self.raw), np.uint64),
                 offsets=_offsets([len(self.raw[key]) for key in sorted(self.raw)]),
-                address=np.array([a for key in sorted(self.raw) for a in self.raw[key]], np.uint64),
+                stop=np.array([self.stops.get(key, Stop.UNKNOWN) for key in sorted(self.raw)], np.uint8),
+                address=np.array(addresses, np.uint64),
+                exact=np.array([address in self.exact for address in addresses], np.bool),
+                guessed=np.zeros(len(addresses), np.bool),
             ),
             id_stacks=IdStacks(
                 keys=np.array(sorted(self.ids), np.uint64),
@@ -256,12 +263,12 @@ def test_a_stack_that_is_not_in_the_table_is_a_placeholder(world: World) -> None
 
 def test_a_stack_as_deep_as_the_kernel_goes_may_lack_its_root(world: World) -> None:
     """A placeholder says so, at the root of the part that is cut off."""
-    deep = [TEXT + 1 + n for n in range(STACK_DEPTH)]
-    samples = Samples(raw={16: deep, 17: deep[:-1], 18: [SYMBOLS.start + 1] * STACK_DEPTH}).add(A, 16, 18).add(A, 17)
+    deep = [TEXT + 1 + n for n in range(PLAIN_DEPTH)]
+    samples = Samples(raw={16: deep, 17: deep[:-1], 18: [SYMBOLS.start + 1] * PLAIN_DEPTH}).add(A, 16, 18).add(A, 17)
     window = world.normalize(samples)
     both, whole = sorted(stacks_of(window), key=len, reverse=True)
     cut = ("miss", "depth_limit")
-    assert (len(both), both[0], both[STACK_DEPTH + 1]) == (2 * (STACK_DEPTH + 1), cut, cut)
+    assert (len(both), both[0], both[PLAIN_DEPTH + 1]) == (2 * (PLAIN_DEPTH + 1), cut, cut)
     assert cut not in whole
     assert window.degraded == {"depth_limit": 1}
 

@@ -50,7 +50,7 @@ class World:
         self.builds = Builds(proc=str(self.proc.folder))
         self.table = ImageTable(
             self.builds,
-            on_ready=self.ready.append,
+            on_mapped=lambda image, _snapshot: self.ready.append(image),
             proc=str(self.proc.folder),
             clock=lambda: self.now,
             **options,

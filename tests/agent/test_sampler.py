@@ -159,7 +159,7 @@ def test_the_kernel_names_builds_until_the_image_is_ready() -> None:
     with sampling() as sampler:
         image = events_until(sampler, child.pid, EventKind.SEEN)[0].image
         before = sampler.take()
-        sampler.mark_ready(image)
+        sampler.set_layout(image)
         time.sleep(0.05)
         sampler.take()
         time.sleep(0.3)

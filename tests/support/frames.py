@@ -109,9 +109,7 @@ def elf(
     listed = list(sections)
     for name, content, flags in listed:
         address = FRAMES if name == b".eh_frame" else 0
-        rows.append(
-            struct.pack("<IIQQQQIIQQ", len(names), 1, flags, address, at + len(body), len(content), 0, 0, 1, 0)
-        )
+        rows.append(struct.pack("<IIQQQQIIQQ", len(names), 1, flags, address, at + len(body), len(content), 0, 0, 1, 0))
         body += content
         names += name + b"\0"
     rows.append(struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, at + len(body), len(names), 0, 0, 1, 0))

@@ -74,7 +74,7 @@ class Watcher:
 def watching(jit: JitMaps) -> Iterator[Watcher]:
     """Samples all of this machine until the end of the block."""
     sampler = Sampler(OPTIONS, frequency=499)
-    images = ImageTable(Builds(), on_ready=sampler.mark_ready)
+    images = ImageTable(Builds(), on_mapped=lambda image, _snapshot: sampler.set_layout(image))
     stopping = threading.Event()
 
     def follow() -> None:

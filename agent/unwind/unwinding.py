@@ -1,0 +1,199 @@
+"""Which builds have an unwind table in the kernel: those that processes have mapped, as far as there is room.
+
+A build gets a slot when the first layout names it, and waits for its table: those first that samples named, then the
+smallest. Until it is loaded, and where it cannot be, frame pointers are tried. When rows run out, tables of builds that
+no process has mapped any more give way, then those that no sample named for longest; what samples name stays.
+
+Two threads tell what is mapped (`put`, `remove`) and what samples named (`note`); a third one, in `run`, has the tables
+made and loads them.
+"""
+
+import heapq
+import itertools
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from agent import metrics
+from agent.snapshot import Snapshot
+from agent.unwind.layouts import Layouts
+from agent.unwind.tables import KernelTables
+from fleetflame.buildid import BuildId
+from fleetflame.cfi.faults import CfaError
+from fleetflame.cfi.table import UnwindTable
+from fleetflame.model import Mapping
+
+log = logging.getLogger(__name__)
+
+RECENT_WINDOWS = 3
+"""A table that a sample named in as many windows is in use: it does not give way."""
+
+
+class Outcome(StrEnum):
+    """What became of a build's table, in `metrics.UNWIND_TABLES`; or the reason why there is none (`CfaFault`)."""
+
+    LOADED = "loaded"
+    EVICTED = "evicted"
+    NO_ROOM = "no_room"
+    NO_SLOT = "no_slot"
+    NO_FILE = "no_file"
+
+
+class Source(Protocol):
+    """Where tables come from. Used by one thread."""
+
+    def find(self, mapping: Mapping) -> UnwindTable | None:
+        """The table of a build, None if it is not to be had. Raises CfaError. May take seconds."""
+
+    def rest(self) -> None:
+        """Nothing is wanted at the moment: frees what only serves to find."""
+
+    def close(self) -> None:
+        """Nothing will be wanted any more."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    mapping: Mapping
+    number: int
+    layouts: int = 0
+    named: int = 0
+    waiting: bool = False
+    hopeless: bool = False
+    urgent: bool = False
+
+
+class Unwinding:
+    """The tables and layouts of one sampler."""
+
+    def __init__(self, tables: KernelTables, layouts: Callable[..., Layouts], source: Source, *, slots: int) -> None:
+        self._tables = tables
+        self._source = source
+        self._lock = threading.RLock()
+        self._layouts = layouts(self._hold, self._release)
+        self._slots: OrderedDict[BuildId, _Slot] = OrderedDict()
+        self._by_number: dict[int, _Slot] = {}
+        self._unused = list(range(slots - 1, 0, -1))
+        self._queue: list[tuple[bool, int, int, _Slot]] = []
+        self._order = itertools.count()
+        self._wake = threading.Event()
+        self._window = 0
+
+    def put(self, image: int, snapshot: Snapshot) -> int:
+        """The number of the image's layout for the kernel, 0 if it has none."""
+        with self._lock:
+            return self._layouts.put(image, snapshot)
+
+    def remove(self, image: int) -> None:
+        """The image is over."""
+        with self._lock:
+            self._layouts.remove(image)
+
+    def note(self, named: Iterable[Mapping]) -> None:
+        """What the samples of one window named: called once a window."""
+        with self._lock:
+            self._window += 1
+            for mapping in named:
+                slot = self._slots.get(mapping.build_id) if mapping.build_id else None
+                if slot is None:
+                    continue
+                slot.named = self._window
+                if not slot.urgent and not slot.hopeless and not self._tables.is_loaded(slot.number):
+                    self._want(slot, urgent=True)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Loads what is wanted until `stopping` is set."""
+        try:
+            while not stopping.is_set():
+                if not self.load_next():
+                    self._source.rest()
+                    self._wake.wait(0.5)
+                    self._wake.clear()
+        finally:
+            self._source.close()
+
+    def load_next(self) -> bool:
+        """Finds and loads one table; False if none is wanted."""
+        with self._lock:
+            while self._queue:
+                slot = heapq.heappop(self._queue)[-1]
+                if slot.waiting:
+                    break
+            else:
+                return False
+            mapping = slot.mapping
+        outcome = self._load(slot, mapping)
+        metrics.UNWIND_TABLES.labels(outcome).inc()
+        metrics.UNWIND_ROWS.set(self._tables.rows_loaded)
+        return True
+
+    def _load(self, slot: _Slot, mapping: Mapping) -> str:
+        try:
+            table = self._source.find(mapping)
+        except CfaError as error:
+            log.debug(
+                "no unwind table", extra={"build": str(mapping.build_id), "path": mapping.path, "cause": str(error)}
+            )
+            slot.waiting, slot.urgent, slot.hopeless = False, False, True
+            return error.reason.value
+        with self._lock:
+            slot.waiting = slot.urgent = False
+            if slot.mapping is not mapping:
+                return Outcome.NO_SLOT  # another build has the slot by now
+            if table is None:
+                slot.hopeless = True
+                return Outcome.NO_FILE
+            while not self._tables.load(slot.number, table):
+                victim = self._victim()
+                if victim is None:
+                    # Until something that is in use now is not: a sample that names this one asks again.
+                    return Outcome.NO_ROOM
+                self._tables.unload(victim.number)
+                metrics.UNWIND_TABLES.labels(Outcome.EVICTED).inc()
+            return Outcome.LOADED
+
+    def _victim(self) -> _Slot | None:
+        loaded = [slot for slot in self._slots.values() if self._tables.is_loaded(slot.number)]
+        idle = [slot for slot in loaded if not slot.layouts or self._window - slot.named > RECENT_WINDOWS]
+        return min(idle, key=lambda slot: (bool(slot.layouts), slot.named), default=None)
+
+    def _hold(self, mapping: Mapping) -> int:
+        if mapping.build_id is None:
+            return 0
+        slot = self._slots.get(mapping.build_id)
+        if slot is None:
+            number = self._free_number()
+            if not number:
+                metrics.UNWIND_TABLES.labels(Outcome.NO_SLOT).inc()
+                return 0
+            slot = self._slots[mapping.build_id] = self._by_number[number] = _Slot(mapping, number)
+            self._want(slot, urgent=False)
+        self._slots.move_to_end(mapping.build_id)
+        slot.layouts += 1
+        return slot.number
+
+    def _release(self, number: int) -> None:
+        if number:
+            self._by_number[number].layouts -= 1
+
+    def _free_number(self) -> int:
+        if self._unused:
+            return self._unused.pop()
+        # The one that was mapped last the longest time ago: a restart maps the same files again.
+        for build_id, slot in self._slots.items():
+            if not slot.layouts and not slot.waiting:
+                if self._tables.is_loaded(slot.number):
+                    self._tables.unload(slot.number)
+                del self._slots[build_id], self._by_number[slot.number]
+                return slot.number
+        return 0
+
+    def _want(self, slot: _Slot, *, urgent: bool) -> None:
+        slot.waiting, slot.urgent = True, urgent
+        text = sum(segment.size for segment in slot.mapping.segments)
+        heapq.heappush(self._queue, (not urgent, text, next(self._order), slot))
+        self._wake.set()
