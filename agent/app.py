@@ -44,7 +44,7 @@ from agent.sampler import Sampler
 from agent.unwind.compiler import Compiler
 from agent.unwind.layouts import Layouts
 from agent.unwind.tables import KernelTables
-from agent.unwind.unwinding import Unwinding
+from agent.unwind.unwinding import Source, Unwinding
 from bpf import layout
 from fleetflame.cfi import RULE_DTYPE
 from fleetflame.model import Labels
@@ -65,7 +65,7 @@ class Parts:
 
     config: AgentConfig
     sampler: Sampler
-    unwinding: Unwinding | None
+    unwinding: Unwinding
     images: ImageTable
     labeller: Labeller
     normalizer: Normalizer
@@ -116,13 +116,11 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         stack.push_async_callback(asyncio.to_thread, sampler.close)
         builds = Builds()
         labeller = Labeller(config.labels)
-        unwinding = _unwinding(sampler, builds) if config.unwind is Unwind.TABLES else None
+        unwinding = _unwinding(sampler, Compiler(builds) if config.unwind is Unwind.TABLES else None)
         images = ImageTable(
             builds,
-            on_mapped=lambda image, snapshot: sampler.set_layout(
-                image, unwinding.put(image, snapshot) if unwinding else 0
-            ),
-            on_forgotten=unwinding.remove if unwinding else None,
+            on_mapped=lambda image, snapshot: sampler.set_layout(image, unwinding.put(image, snapshot)),
+            on_forgotten=unwinding.remove,
             on_facts=labeller.notice,
         )
         kernel = Kernel()
@@ -166,7 +164,7 @@ def _jit_maps(config: AgentConfig, stack: contextlib.AsyncExitStack) -> JitMaps:
     return jit
 
 
-def _unwinding(sampler: Sampler, builds: Builds) -> Unwinding:
+def _unwinding(sampler: Sampler, source: Source | None) -> Unwinding:
     tables = KernelTables(
         sampler.array("tables", layout.TABLE),
         sampler.array("pages", layout.PAGE),
@@ -174,7 +172,7 @@ def _unwinding(sampler: Sampler, builds: Builds) -> Unwinding:
         sampler.array("rules", RULE_DTYPE),
     )
     regions = sampler.array("regions", layout.REGION)
-    return Unwinding(tables, partial(Layouts, regions), Compiler(builds), slots=sampler.table_slots)
+    return Unwinding(tables, partial(Layouts, regions), source, slots=sampler.table_slots)
 
 
 def _about(config: AgentConfig) -> dict[str, object]:
@@ -197,10 +195,9 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
     """Until `stop`, or until a part fails: then its exception."""
     threads = [
         asyncio.create_task(asyncio.to_thread(_follow_events, parts), name="events"),
+        asyncio.create_task(asyncio.to_thread(parts.unwinding.run, parts.stopping), name="tables"),
         asyncio.create_task(asyncio.to_thread(_take_windows, parts, asyncio.get_running_loop()), name="windows"),
     ]
-    if parts.unwinding:
-        threads.append(asyncio.create_task(asyncio.to_thread(parts.unwinding.run, parts.stopping), name="tables"))
     tasks = [
         asyncio.create_task(_batch(parts), name="batch"),
         asyncio.create_task(parts.publisher.run(), name="publish"),
@@ -238,9 +235,8 @@ async def _cancel(tasks: "set[asyncio.Task[Any]]") -> None:
 
 def _follow_events(parts: Parts) -> None:
     while not parts.stopping.is_set():
-        for event in parts.sampler.events(parts.images.wait_s(EVENT_WAIT_S)):
+        for event in parts.sampler.events(EVENT_WAIT_S):
             parts.images.apply(event)
-        parts.images.read_due()
 
 
 def _take_windows(parts: Parts, loop: asyncio.AbstractEventLoop) -> None:
@@ -262,8 +258,7 @@ def _window(parts: Parts) -> NormalizedWindow:
     window = parts.sampler.take()
     drained = time.monotonic()
     normalized = parts.normalizer.normalize(window)
-    if parts.unwinding:
-        parts.unwinding.note(normalized.mappings)
+    parts.unwinding.note(normalized.mappings)
     metrics.DRAIN_SECONDS.observe(drained - start)
     metrics.NORMALIZE_SECONDS.observe(time.monotonic() - drained)
     metrics.WINDOWS.inc()

@@ -32,8 +32,6 @@ class Image:
     """Readings in a row that found the same mappings."""
     retry_window: int = 0
     ended: bool = False
-    kernel_is_blind: bool = False
-    """The executable has no GNU build ID, so that the kernel resolves no address in it."""
 
     @property
     def table(self) -> AddressTable | None:

@@ -3,22 +3,20 @@
 An image is one program in one process; a new one begins at fork and exec. Reading one takes time while the process may
 end, so what is read when is a choice:
 
-- exec, first sample: the facts that labels need, at once (40 us). First sample: mappings too, they are all there;
-- exec: mappings after SETTLE_S. At exec only the loader is mapped, and most processes are gone by then; their samples
-  carry build IDs that the kernel resolved. Only where it cannot, because the program has no GNU build ID, they are also
-  read at once;
+- exec: the facts that labels need, at once (40 us);
+- first sample: mappings; and again when a stack leads to memory that they do not have, as the kernel tells at once,
+  since a program that has just begun is loading its libraries and may be gone before long;
 - fork: nothing, and only once the child is sampled. Facts and mappings are the parent's, the same objects.
 
 Once mappings are complete, `on_mapped` is told, and bare addresses arrive from then on; again when they have changed,
 and `on_forgotten` when nobody will ask for the image any more. Two threads use a table: one calls `apply` and
-`read_due`, the other what the normalizer needs. No lock is held while anything is read.
+the other what the normalizer needs. No lock is held while anything is read.
 """
 
 import logging
 import os
 import threading
-import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -35,14 +33,6 @@ from agent.window import EventKind, ProcessEvent, begin_of, tgid_of
 
 _log = logging.getLogger(__name__)
 
-SETTLE_S = 1.0
-"""How long after exec mappings are read. Loading a Python program with its extension modules takes 0.1 to 0.5 s."""
-QUICK_S = 0.01
-"""How long after exec mappings are read of a program whose earlier runs left builds without a path: libraries that only
-short-lived processes map. The loader has mapped what the program is linked with by then."""
-QUICK_READS = 8
-"""How often that is tried for one program. A build without a path even then is none of a file that can be read."""
-MAX_CURIOUS = 256
 MAX_IMAGES = 8192
 """Images known at once. One takes 0.4 KB and shares the rest with its parent, or 0.9 KB after an exec."""
 MAX_IDLE = 1024
@@ -89,7 +79,6 @@ class ImageTable:
         on_facts: Callable[[ProcessFacts], None] | None = None,
         proc: str = "/proc",
         max_images: int = MAX_IMAGES,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.builds = builds
         self._snapshots = Snapshots(builds)
@@ -98,13 +87,9 @@ class ImageTable:
         self._on_facts = on_facts
         self._proc = proc
         self._max_images = max_images
-        self._clock = clock
         self._images: OrderedDict[int, Image] = OrderedDict()
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._current: dict[int, int] = {}
-        self._due: deque[tuple[float, int]] = deque(maxlen=max_images)
-        self._soon: deque[tuple[float, int]] = deque(maxlen=max_images)
-        self._curious: OrderedDict[str, int] = OrderedDict()
         self._window = 0
         self._reread_left = MAX_REREAD_BYTES
         self._lock = threading.RLock()
@@ -123,26 +108,12 @@ class ImageTable:
                 self._begin_fork(event)
             case EventKind.SEEN:
                 self._read_maps(self._begin(event))
+            case EventKind.SAMPLED | EventKind.UNMAPPED:
+                image = self._find(event.image)
+                if image is not None and not image.ended:
+                    self._read_maps(image)
             case EventKind.EXIT | EventKind.EXIT_UNSAMPLED:
                 self._end(self._find(event.image), idle=event.kind is EventKind.EXIT_UNSAMPLED)
-        self.read_due()
-
-    def read_due(self) -> None:
-        """Reads the mappings of processes that have settled. To be called several times a second."""
-        now = self._clock()
-        while self._due and self._due[0][0] <= now:
-            image = self._find(self._due.popleft()[1])
-            if image is not None and not image.ended:
-                self._read_maps(image)
-        while self._soon and self._soon[0][0] <= now:
-            image = self._find(self._soon.popleft()[1])
-            if image is not None and not image.ended:
-                # Not all of it may be loaded yet: the kernel goes on resolving builds until the image has settled.
-                self._read_maps(image, tell=False)
-
-    def wait_s(self, longest: float) -> float:
-        """How long the thread may sleep before it calls `read_due`, `longest` at most."""
-        return min(longest, max(0.0, self._soon[0][0] - self._clock())) if self._soon else longest
 
     # The thread that normalizes calls these.
 
@@ -158,14 +129,6 @@ class ImageTable:
         if not image.ended and (image.inherited or self._window - image.read_window >= REFRESH_WINDOWS):
             self._refresh(image)
         return image
-
-    def want_paths(self, image: Image) -> None:
-        """The image has code in files that nobody has seen: the next runs of its program are read while they live."""
-        if image.facts.exe and not image.snapshot:
-            with self._lock:
-                self._curious.setdefault(image.facts.exe, QUICK_READS)
-                if len(self._curious) > MAX_CURIOUS:
-                    self._curious.popitem(last=False)
 
     def read_maps(self, image: Image) -> AddressTable | None:
         """The image's table as of now; None if the process is gone or is another image, or the window's budget for such
@@ -209,17 +172,11 @@ class ImageTable:
         if image.identity == NOBODY and former is not None:
             # Gone already. Its cgroup and user were those of the program before it; what it ran nobody can tell now.
             image.facts = replace(former.facts, comm=event.comm, exe="", cmdline=(), build_id=None)
-        elif image.kernel_is_blind:
-            self._read_maps(image, tell=False)
-        elif self._curious.get(image.facts.exe, 0) > 0:
-            self._curious[image.facts.exe] -= 1
-            self._soon.append((self._clock() + QUICK_S, image.id))
-        self._schedule(image)
 
     def _begin_fork(self, event: ProcessEvent) -> None:
         parent = self._find(event.parent_image)
         if parent is None or parent.identity == NOBODY:
-            self._schedule(self._begin(event))
+            self._read_maps(self._begin(event))
             return
         facts = replace(parent.facts, tgid=event.tgid, comm=event.comm or parent.facts.comm)
         image = Image(id=event.image, tgid=event.tgid, facts=facts, identity=replace(parent.identity, start=0))
@@ -233,10 +190,8 @@ class ImageTable:
         self._add(image)
         if shared and parent.told is not None:
             self._tell_mapped(image)
-        elif snapshot is not None and not shared:
+        elif not shared:
             self._read_maps(image)
-        else:
-            self._schedule(image)
 
     def _begin(self, event: ProcessEvent) -> Image:
         image = unknown_image(event.image, event.tgid, event.comm)
@@ -303,9 +258,6 @@ class ImageTable:
         with self._lock:
             return self._images.get(image_id)
 
-    def _schedule(self, image: Image) -> None:
-        self._due.append((self._clock() + SETTLE_S, image.id))
-
     # What is read of an image.
 
     def _read_facts(self, image: Image) -> None:
@@ -326,7 +278,6 @@ class ImageTable:
         _count(Count.FACTS_READ)
         image.facts = replace(found[0], build_id=executable.build_id if executable else None)
         image.identity = found[1]
-        image.kernel_is_blind = executable is not None and not (executable.elf and executable.elf.gnu)
         if self._on_facts:
             self._on_facts(image.facts)
 
@@ -370,7 +321,7 @@ class ImageTable:
         elif image.snapshot is not None:
             self.read_maps(image)
 
-    def _read_maps(self, image: Image, *, tell: bool = True) -> bool:
+    def _read_maps(self, image: Image) -> bool:
         """True if the image has a table as of now."""
         try:
             with open_process(self._proc, image.tgid) as process:
@@ -387,7 +338,7 @@ class ImageTable:
         _count(Count.MAPS_READ)
         if not snapshot.whole:
             _count(Count.MAPS_NOT_WHOLE)
-        elif tell:
+        else:
             self._tell_mapped(image)
         return True
 

@@ -98,8 +98,6 @@ class Resolver:
         pool = _empty_pool(len(frames.address))
         valid = frames.status == ID_VALID
         pool.mapping[valid], pool.address[valid] = self._of_build(frames.build_id[valid], frames.address[valid])
-        for number in np.unique(owner[valid & self._pathless(pool.mapping)]).tolist():
-            self._images.want_paths(images[number])
         bare = self.user(images, owner[~valid], frames.address[~valid])
         pool.mapping[~valid], pool.address[~valid] = bare.mapping, bare.address
         return pool
@@ -169,11 +167,6 @@ class Resolver:
         within[outside] = FrameMiss.UNMAPPED
         which_mapping[outside] = 0
         return which_mapping, within
-
-    def _pathless(self, mapping: NDArray[np.uint32]) -> NDArray[np.bool]:
-        """Which mappings are builds of which nobody has seen a file."""
-        unseen = [known.kind is MappingKind.FILE and not known.path for known in self.numbering.mappings]
-        return np.array(unseen, np.bool)[mapping]
 
     def _in_code(self, mapping: NDArray[np.uint32], address: NDArray[np.uint64]) -> NDArray[np.bool]:
         """Which file offsets can be code of their mapping's file.

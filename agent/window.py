@@ -142,15 +142,21 @@ class EventKind(IntEnum):
     EXIT = 3
     SEEN = 4
     """First sample, or first fork, of a process that was there before the agent."""
+    SAMPLED = 6
+    """First sample of an image that began with an exec."""
+    UNMAPPED = 7
+    """A stack led to memory that the image's layout does not have."""
     EXIT_UNSAMPLED = 5
     """The exit of an image of which there is no sample yet; its last moments may still be sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEvent:
-    """`image` begins (EXEC, FORK, SEEN) or ends (EXIT, EXIT_UNSAMPLED). `parent_image`: FORK: what it was forked from;
-    EXEC: what the process was until then, or the nearest ancestor of it that was told; else 0. `comm` is the kernel's
-    name of the process at that moment. A fork is told when its child is sampled first, and not at all if it never is.
+    """`image` begins (EXEC, FORK, SEEN), is sampled first (SAMPLED), has
+    other memory than is known (UNMAPPED), or ends (EXIT, EXIT_UNSAMPLED). `parent_image`:
+    FORK: what it was forked from; EXEC: what the process was until then, or the nearest ancestor of it that was told;
+    else 0. `comm` is the kernel's name of the process at that moment. A fork is told when its child is sampled first,
+    and not at all if it never is.
     """
 
     kind: EventKind

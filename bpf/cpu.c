@@ -323,6 +323,24 @@ static inline int has_user_memory(void)
 	return mm != 0;
 }
 
+/*
+ * Code was loaded since user space looked, or frame pointers led astray. It has to look while the process is there; what
+ * always leads astray is asked for ever more seldom.
+ */
+static inline void ask_for_mappings(struct count_key *key)
+{
+	u32 tgid = key->tgid;
+	struct process *process = processes.lookup(&tgid);
+	u64 now = bpf_ktime_get_ns();
+
+	if (!process || process->image != key->image || now - process->asked < ASK_AGAIN_NS << (process->asks & 15))
+		return;
+	process->asked = now;
+	if (process->asks < MAX_ASKS)
+		process->asks++;
+	tell(EVENT_UNMAPPED, tgid, key->image, 0);
+}
+
 int on_sample(struct bpf_perf_event_data *ctx)
 {
 	u64 ids = bpf_get_current_pid_tgid(), *layout;
@@ -342,8 +360,13 @@ int on_sample(struct bpf_perf_event_data *ctx)
 	key->tgid = ids >> 32;
 	process = process_of(key->tgid);
 	if (process) {
-		process->sampled = 1;
-		introduce(key->tgid, process);
+		if (!process->sampled) {
+			process->sampled = 1;
+			if (process->told)
+				tell(EVENT_SAMPLED, key->tgid, process->image, 0);
+			else
+				introduce(key->tgid, process);
+		}
 		key->image = process->image;
 		__builtin_memcpy(key->comm, process->comm, sizeof(key->comm));
 	} else {
@@ -412,6 +435,8 @@ int finish(struct bpf_perf_event_data *ctx)
 
 	if (!scratch)
 		return 0;
+	if (scratch->stack.stop == STOP_UNMAPPED)
+		ask_for_mappings(&scratch->key);
 	scratch->key.user = keep_stack(scratch->set, &scratch->stack);
 	count_sample(scratch->set, &scratch->key);
 	return 0;

@@ -68,16 +68,32 @@ struct process {
 	u64 image;
 	u64 origin;    /* of an image that user space was not told of: the nearest one it was told of, from which it was forked */
 	char comm[16]; /* rows have it too, so that a process whose events were lost has a name at least */
+	u64 asked; /* when user space was told last that a stack led to unknown memory, ns */
 	u32 told;
 	u32 sampled;
+	u32 asks;
+	u32 unused;
 };
+
+/* The mappings of a process are asked for this long after the last time at least, doubled each time. */
+#define ASK_AGAIN_NS 20000000ULL
+#define MAX_ASKS 9 /* 10 s */
 
 /*
  * Most processes of a busy machine are never sampled. So a fork is told when its child is sampled first; what the child
- * was forked from will do for its labels and mappings. An exec is told at once: there is a program to be looked at, which
- * may end at any moment. EXIT_UNSAMPLED is the exit of an image of which there is no sample yet.
+ * was forked from will do for its labels and mappings. An exec is told at once, since what runs may end at any moment, and
+ * once more when it is sampled first: SAMPLED. UNMAPPED says that a stack led to memory that the image's layout does not
+ * have. EXIT_UNSAMPLED is the exit of an image of which there is no sample so far.
  */
-enum event_kind { EVENT_EXEC = 1, EVENT_FORK = 2, EVENT_EXIT = 3, EVENT_SEEN = 4, EVENT_EXIT_UNSAMPLED = 5 };
+enum event_kind {
+	EVENT_EXEC = 1,
+	EVENT_FORK = 2,
+	EVENT_EXIT = 3,
+	EVENT_SEEN = 4,
+	EVENT_EXIT_UNSAMPLED = 5,
+	EVENT_SAMPLED = 6,
+	EVENT_UNMAPPED = 7,
+};
 
 struct process_event {
 	u32 kind;

@@ -68,9 +68,11 @@ class _Slot:
 
 
 class Unwinding:
-    """The tables and layouts of one sampler."""
+    """The tables and layouts of one sampler. Without a source there are frame pointers only."""
 
-    def __init__(self, tables: KernelTables, layouts: Callable[..., Layouts], source: Source, *, slots: int) -> None:
+    def __init__(
+        self, tables: KernelTables, layouts: Callable[..., Layouts], source: Source | None, *, slots: int
+    ) -> None:
         self._tables = tables
         self._source = source
         self._lock = threading.RLock()
@@ -107,16 +109,19 @@ class Unwinding:
 
     def run(self, stopping: threading.Event) -> None:
         """Loads what is wanted until `stopping` is set."""
+        if self._source is None:
+            stopping.wait()
+            return
         try:
             while not stopping.is_set():
-                if not self.load_next():
+                if not self.load_next(self._source):
                     self._source.rest()
                     self._wake.wait(0.5)
                     self._wake.clear()
         finally:
             self._source.close()
 
-    def load_next(self) -> bool:
+    def load_next(self, source: Source) -> bool:
         """Finds and loads one table; False if none is wanted."""
         with self._lock:
             while self._queue:
@@ -126,14 +131,14 @@ class Unwinding:
             else:
                 return False
             mapping = slot.mapping
-        outcome = self._load(slot, mapping)
+        outcome = self._load(source, slot, mapping)
         metrics.UNWIND_TABLES.labels(outcome).inc()
         metrics.UNWIND_ROWS.set(self._tables.rows_loaded)
         return True
 
-    def _load(self, slot: _Slot, mapping: Mapping) -> str:
+    def _load(self, source: Source, slot: _Slot, mapping: Mapping) -> str:
         try:
-            table = self._source.find(mapping)
+            table = source.find(mapping)
         except CfaError as error:
             log.debug(
                 "no unwind table", extra={"build": str(mapping.build_id), "path": mapping.path, "cause": str(error)}
@@ -162,7 +167,7 @@ class Unwinding:
         return min(idle, key=lambda slot: (bool(slot.layouts), slot.named), default=None)
 
     def _hold(self, mapping: Mapping) -> int:
-        if mapping.build_id is None:
+        if mapping.build_id is None or self._source is None:
             return 0
         slot = self._slots.get(mapping.build_id)
         if slot is None:

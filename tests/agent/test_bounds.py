@@ -43,7 +43,6 @@ class Node:
             on_facts=self.labeller.notice,
             proc=str(self.proc.folder),
             max_images=MAX_IMAGES,
-            clock=lambda: self.started / PROCESSES,
         )
         self.normalizer = Normalizer(
             self.images,

@@ -113,7 +113,7 @@ def world(tmp_path: Path) -> World:
     proc = FakeProc(tmp_path / "proc")
     proc.start(7, write_elf(tmp_path / "shell", SHELL))
     proc.start(8, write_elf(tmp_path / "server", SERVER))
-    table = ImageTable(Builds(proc=str(proc.folder)), proc=str(proc.folder), clock=lambda: 0.0)
+    table = ImageTable(Builds(proc=str(proc.folder)), proc=str(proc.folder))
     table.apply(ProcessEvent(kind=EventKind.SEEN, tgid=7, image=A))
     table.apply(ProcessEvent(kind=EventKind.EXEC, tgid=8, image=B))
     labels: dict[int, Labels | None] = {}

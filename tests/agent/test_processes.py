@@ -12,9 +12,7 @@ from agent.image import UNKNOWN_COMM, Image
 from agent.processes import (
     KEEP_WINDOWS,
     MAX_FRUITLESS,
-    QUICK_S,
     REFRESH_WINDOWS,
-    SETTLE_S,
     Count,
     ImageTable,
 )
@@ -36,7 +34,7 @@ def image_id(pid: int) -> int:
 
 
 class World:
-    """A table over a fake proc folder, and a clock that moves when told."""
+    """A table over a fake proc folder, and what it tells."""
 
     def __init__(self, folder: Path, **options: int) -> None:
         self.proc = FakeProc(folder / "proc")
@@ -44,7 +42,6 @@ class World:
         self.server = write_elf(folder / "server", b"\2" * 20)
         self.plugin = write_elf(folder / "plugin", b"\3" * 20)
         self.script = write_elf(folder / "nobuildid", None)
-        self.now = 1000.0
         self.ready: list[int] = []
         self.before = {what: counted("processes", "what", what) for what in Count}
         self.builds = Builds(proc=str(self.proc.folder))
@@ -52,7 +49,6 @@ class World:
             self.builds,
             on_mapped=lambda image, _snapshot: self.ready.append(image),
             proc=str(self.proc.folder),
-            clock=lambda: self.now,
             **options,
         )
 
@@ -73,9 +69,8 @@ class World:
         self.proc.start(pid, self.shell)
         return self.table.get(self.event(EventKind.SEEN, pid))
 
-    def settle(self) -> None:
-        self.now += SETTLE_S
-        self.table.read_due()
+    def tell(self, kind: EventKind, image: Image) -> None:
+        self.table.apply(ProcessEvent(kind=kind, tgid=image.tgid, image=image.id))
 
 
 @pytest.fixture
@@ -102,41 +97,20 @@ def test_a_process_that_was_there_before_us_is_read_at_once(world: World) -> Non
     assert world.ready == [image.id]
 
 
-def test_mappings_are_read_once_a_program_has_settled(world: World) -> None:
-    """At exec there is only the loader; facts cannot wait."""
+def test_mappings_are_read_with_the_first_sample_and_when_they_lack_something(world: World) -> None:
+    """At exec only facts, which cannot wait; the first sample may come when there is the loader only."""
     world.proc.start(7, world.server)
     image = world.table.get(world.event(EventKind.EXEC, 7))
     assert image.facts.exe == str(world.server)
     assert (image.table, world.ready) == (None, [])
+    world.tell(EventKind.SAMPLED, image)
+    assert builds_of(image) == {BuildId(b"\2" * 20)}
     world.proc.map(7, world.server, world.plugin)
-    world.settle()
-    assert find(image, TEXT + 0x100000) == BuildId(b"\3" * 20)
-    assert world.ready == [image.id]
-
-
-def test_a_program_that_left_builds_without_a_path_is_read_early_next_time(world: World) -> None:
-    """Libraries that only short-lived processes map are seen while one of them lives; the kernel goes on resolving."""
-    world.proc.start(7, world.server)
-    world.table.want_paths(world.table.get(world.event(EventKind.EXEC, 7)))
-    world.proc.start(8, world.server)
-    image = world.table.get(world.event(EventKind.EXEC, 8))
-    world.proc.map(8, world.server, world.plugin)
-    assert world.table.wait_s(1.0) == pytest.approx(QUICK_S)
-    world.now += QUICK_S
-    world.table.read_due()
-    assert find(image, TEXT + 0x100000) == BuildId(b"\3" * 20)
-    assert world.ready == []
-    assert world.table.wait_s(1.0) == 1.0
-
-
-def test_a_program_that_the_kernel_cannot_resolve_is_read_at_once(world: World) -> None:
-    """Without a GNU build ID bare addresses come, which mean nothing once the process is gone."""
-    world.proc.start(7, world.script)
-    image = world.table.get(world.event(EventKind.EXEC, 7))
-    assert len(builds_of(image)) == 1
-    assert world.ready == []
-    world.settle()
-    assert world.ready == [image.id]
+    world.tell(EventKind.UNMAPPED, image)
+    assert builds_of(image) == {BuildId(b"\2" * 20), BuildId(b"\3" * 20)}
+    assert world.ready == [image.id] * 2
+    world.tell(EventKind.UNMAPPED, image)
+    assert world.ready == [image.id] * 2
 
 
 def test_a_short_lived_process_keeps_its_facts(world: World) -> None:
@@ -144,7 +118,7 @@ def test_a_short_lived_process_keeps_its_facts(world: World) -> None:
     world.proc.start(7, world.server)
     image = world.table.get(world.event(EventKind.EXEC, 7))
     world.exit(image)
-    world.settle()
+    world.tell(EventKind.SAMPLED, image)
     assert world.table.get(image.id).facts.exe == str(world.server)
     assert world.table.read_maps(image) is None
     assert world.ready == []
@@ -226,7 +200,7 @@ def test_an_exec_ends_the_image_before_it(world: World) -> None:
     former = world.seen()
     world.proc.start(7, world.server)
     later = world.table.get(world.event(EventKind.EXEC, 7, parent=former.id))
-    world.settle()
+    world.tell(EventKind.SAMPLED, later)
     assert find(later, TEXT) == BuildId(b"\2" * 20)
     assert find(world.table.get(former.id), TEXT) == BuildId(b"\1" * 20)
     assert world.table.read_maps(former) is None

@@ -81,7 +81,6 @@ def watching(jit: JitMaps) -> Iterator[Watcher]:
         while not stopping.is_set():
             for event in sampler.events(0.05):
                 images.apply(event)
-            images.read_due()
 
     thread = threading.Thread(target=follow)
     thread.start()

@@ -72,7 +72,7 @@ class World:
         self.unwinding.put(image, snapshot)
 
     def load(self) -> None:
-        while self.unwinding.load_next():
+        while self.unwinding.load_next(self):
             pass
 
     def loaded(self) -> int:
