@@ -41,6 +41,8 @@ def test_misses_are_written_in_words() -> None:
     assert miss_name(FrameMiss.DEPTH_LIMIT) == "[truncated: depth limit]"
     assert miss_name(FrameMiss.NOT_RECEIVED) == "[truncated: not received]"
     assert miss_name(FrameMiss.UNMAPPED) == "[unmapped]"
+    assert miss_name(FrameMiss.NO_PERF_MAP) == "[no perf map]"
+    assert miss_name(FrameMiss.CODE_REPLACED) == "[code replaced]"
     assert miss_name(FrameMiss.KERNEL_HIDDEN) == "[kernel hidden]_[k]"
     assert miss_name(250) == "[miss 250]"
     assert all(kind_of(miss_name(miss)) in (FrameKind.UNKNOWN, FrameKind.TRUNCATED) for miss in FrameMiss)

@@ -138,3 +138,34 @@ def test_a_real_jvm_says_that_it_can_be_attached_to(classes: Path) -> None:
 def test_any_performance_data_is_harmless(data: bytes) -> None:
     """It is of the process's own making."""
     assert can_attach(data) in (True, False, None)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="runs a JVM as somebody else")
+def test_a_jvm_of_another_user_is_asked_as_that_user(classes: Path) -> None:
+    """The wish is written with its rights and belongs to it; ours are as before afterwards."""
+    for folder in (classes, *classes.parents):
+        if folder.stat().st_uid == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *java()]
+    with running(argv, classes) as pid:
+        assert ask(pid) is Answer.WRITTEN
+        assert Path(f"/tmp/perf-{pid}.map").stat().st_uid == 65534
+    assert (os.geteuid(), os.access("/etc/shadow", os.R_OK)) == (0, True)
+    probe = classes / "ours"
+    probe.touch()
+    assert probe.stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="makes namespaces")
+def test_a_jvm_in_a_container_is_asked_in_its_own_tmp(classes: Path) -> None:
+    """By the PID that it has there."""
+    inside = f"mount -t tmpfs none /tmp && exec java -cp {classes} Hot 30"
+    if str(classes).startswith("/tmp/"):
+        inside = f"mount --bind {classes} /mnt && {inside.replace(str(classes), '/mnt')}"
+    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside]
+    with running(argv, Path("/")) as outer:
+        (pid,) = map(int, Path(f"/proc/{outer}/task/{outer}/children").read_text().split())
+        assert ask(pid) is Answer.WRITTEN
+        written = Path(f"/proc/{pid}/root/tmp/perf-1.map").read_text()
+    assert "Hot.fib" in written
+    assert not Path(f"/tmp/perf-{pid}.map").exists()
