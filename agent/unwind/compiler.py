@@ -123,8 +123,8 @@ def _serve(channel: socket.socket) -> None:
         if not asked:
             return
         try:
-            with mmap.mmap(fds[0], 0, prot=mmap.PROT_READ) as elf, memoryview(elf) as view:
-                answer = encode(compile_table(view))
+            # Not closed by hand: an error holds on to views of it until it was answered.
+            answer = encode(compile_table(memoryview(mmap.mmap(fds[0], 0, prot=mmap.PROT_READ))))
         except CfaError as error:
             _refuse(channel, error.reason.value, error.detail)
         except (MemoryError, ValueError, OSError) as error:
