@@ -11,8 +11,9 @@ _STACKS = (2048, 1 << 14)
 """The most: 36 MB. A machine of 64 CPUs at 99 Hz takes 63,000 samples in a window, but a program's stacks repeat; where
 they do not, `stack_map_full` counts it and the option raises it."""
 _ID_STACKS = (256, 8192)
-"""As many as samples: on a machine that compiles and tests, most hit a process that is gone soon, and no two stacks are
-equal. What finds no room goes to the other map as addresses, which have no names once the process is gone."""
+"""A quarter of the samples: the kernel resolves stacks only until user space has read the mappings, milliseconds after a
+process's first sample. What finds no room goes to the other map as addresses."""
+_UNREAD = 4
 _PROCESSES = 16384
 _KINDS_OF_STACK = 2  # user and kernel
 
@@ -23,7 +24,7 @@ def load_options(config: AgentConfig, *, cpus: int) -> LoadOptions:
     return LoadOptions(
         counts_entries=config.counts_entries or _within(samples, _COUNTS),
         stack_entries=config.stack_entries or _within(samples * _KINDS_OF_STACK, _STACKS),
-        id_stack_entries=config.id_stack_entries or _within(samples, _ID_STACKS),
+        id_stack_entries=config.id_stack_entries or _within(samples // _UNREAD, _ID_STACKS),
         process_entries=config.process_entries or _PROCESSES,
         row_entries=config.unwind_rows if config.unwind is Unwind.TABLES else 2,
         per_thread=config.thread_label,

@@ -10,7 +10,7 @@ from agent.mapsizes import load_options
 def test_a_small_machine_gets_small_maps() -> None:
     """Two CPUs at 19 Hz: 380 samples in a window."""
     sizes = load_options(AgentConfig(node="n", frequency=19), cpus=2)
-    assert (sizes.counts_entries, sizes.stack_entries, sizes.id_stack_entries) == (2048, 2048, 512)
+    assert (sizes.counts_entries, sizes.stack_entries, sizes.id_stack_entries) == (2048, 2048, 256)
 
 
 def test_what_the_operator_said_holds() -> None:

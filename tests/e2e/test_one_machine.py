@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet import COMMAND, Fleet
-from tests.support.workloads import INLINED, SEVENTY_THIRTY, SHORT, SYSCALLS, compile_c
+from tests.support.workloads import INLINED, NESTED, SEVENTY_THIRTY, SHORT, SYSCALLS, compile_c
 
 pytestmark = [pytest.mark.e2e, pytest.mark.bpf, pytest.mark.nats, pytest.mark.timeout(300)]
 
@@ -93,6 +93,23 @@ def test_kernel_frames_stand_below_the_programs_own(fleet: Fleet, bin_folder: Pa
     without = fleet.folded(selector, "--no-kernel")
     assert not [stack for stack in without if "_[k]" in stack]
     assert sum(without.values()) == sum(folded.values())
+
+
+def test_stacks_are_whole_without_frame_pointers(fleet: Fleet, bin_folder: Path) -> None:
+    """Optimized code as distributions ship it, from the innermost call to _start, through libc and the vDSO."""
+    flags = ("-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls")
+    first = compile_c(NESTED, bin_folder / "nested-first", *flags)
+    subprocess.run([first, "5"], check=True)  # meanwhile its tables are made
+    again = bin_folder / "nested-again"
+    os.link(first, again)
+    subprocess.run([again, "5"], check=True)
+    folded = settled(fleet, 'cpu{comm="nested-again"}', "--no-kernel")
+    total = sum(folded.values())
+    below_main = {stack: count for stack, count in folded.items() if ";innermost" in stack}
+    assert sum(below_main.values()) > 0.9 * total
+    wanted = ";".join(["main", *["nested"] * 9, "innermost"])
+    whole = sum(count for stack, count in below_main.items() if ";_start;" in stack and wanted in stack)
+    assert whole >= 0.99 * sum(below_main.values()), below_main
 
 
 def test_two_nodes_merge_by_function_and_split_by_node(fleet: Fleet, bin_folder: Path) -> None:

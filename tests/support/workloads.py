@@ -67,6 +67,27 @@ int main(int argc, char **argv)
 }
 """
 
+# Ten calls deep, to be compiled as distributions do: optimized, without frame pointers.
+NESTED = r"""
+#include <stdlib.h>
+#include <time.h>
+static volatile unsigned long sink;
+__attribute__((noinline)) void innermost(long n) { for (long i = 0; i < n; i++) sink += i; }
+__attribute__((noinline)) int nested(int depth, long n)
+{
+	if (depth) return nested(depth - 1, n) + 1;
+	innermost(n);
+	return sink & 1;
+}
+int main(int argc, char **argv)
+{
+	double seconds = atof(argv[1]);
+	int kept = 0;
+	while ((double)clock() / CLOCKS_PER_SEC < seconds) kept += nested(8, 20000);
+	return kept == -1;
+}
+"""
+
 # An inlined function, for debug information to name.
 INLINED = r"""
 #include <stdlib.h>
