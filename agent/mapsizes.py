@@ -11,8 +11,8 @@ _STACKS = (2048, 1 << 14)
 """The most: 36 MB. A machine of 64 CPUs at 99 Hz takes 63,000 samples in a window, but a program's stacks repeat; where
 they do not, `stack_map_full` counts it and the option raises it."""
 _ID_STACKS = (256, 8192)
-"""A quarter of the samples: the kernel resolves stacks only until user space has read the mappings, milliseconds after a
-process's first sample. What finds no room goes to the other map as addresses."""
+"""A quarter of the samples: the kernel resolves stacks only until user space has read the mappings, milliseconds after
+a process's first sample. What finds no room goes to the other map as addresses."""
 _UNREAD = 4
 _PROCESSES = 16384
 _KINDS_OF_STACK = 2  # user and kernel

@@ -20,6 +20,8 @@ from fleetflame.cfi.rules import RULE_DTYPE, CfaKind
 from fleetflame.cfi.table import UnwindTable
 
 GRACE_S = 0.01
+CHUNK_PAGES = 64
+"""Pages that are put together at once: 4 MiB of code, some 100,000 rows. A large table is not held a second time."""
 _PAGE = 1 << layout.PAGE_BITS
 MAX_RULES = 1 << 16
 """A row has 16 bits for its rule. All of a distribution's files have 3,700 distinct ones."""
@@ -64,22 +66,25 @@ class KernelTables:
         # SANITY: its former place would never be given back.
         assert slot not in self._places, "loaded twice"
         self._reuse()
-        pages, rows = paginate(table.pc, self._number(table.rules)[table.rule])
-        pairs = np.append(rows, np.zeros(len(rows) % 2, np.uint32)).view(np.uint64)
-        first_page, first_pair = self._free_pages.take(len(pages)), self._free_pairs.take(len(pairs))
-        if first_page is None or first_pair is None:
-            if first_page is not None:
-                self._free_pages.give_back(first_page, len(pages))
-            if first_pair is not None:
-                self._free_pairs.give_back(first_pair, len(pairs))
+        pages = int(table.pc[-1] >> layout.PAGE_BITS) + 1
+        # A page begins with a row, and each chunk with a pair: at most these more than the table has.
+        pairs = (len(table) + pages) // 2 + 1 + pages // CHUNK_PAGES
+        place = self._take(pages, pairs)
+        if place is None:
             return False
-        self._rows.write(first_pair, pairs)
-        pages["first_row"] += 2 * first_pair
-        self._pages.write(first_page, pages)
+        numbers = self._number(table.rules)
+        pair = place.first_pair
+        for first in range(0, pages, CHUNK_PAGES):
+            entries, rows = paginate(table.pc, table.rule, numbers, range(first, min(first + CHUNK_PAGES, pages)))
+            packed = np.append(rows, np.zeros(len(rows) % 2, np.uint32)).view(np.uint64)
+            self._rows.write(pair, packed)
+            entries["first_row"] += 2 * pair
+            self._pages.write(place.first_page + first, entries)
+            pair += len(packed)
         entry = np.zeros(1, layout.TABLE)
-        entry["base"], entry["first_page"], entry["pages"] = table.base, first_page, len(pages)
+        entry["base"], entry["first_page"], entry["pages"] = table.base, place.first_page, pages
         self._tables.write(slot, entry)
-        self._places[slot] = _Place(first_page, len(pages), first_pair, len(pairs))
+        self._places[slot] = place
         return True
 
     def unload(self, slot: int) -> None:
@@ -87,6 +92,16 @@ class KernelTables:
         takes microseconds."""
         self._tables.write(slot, np.zeros(1, layout.TABLE))
         self._resting.append(self._places.pop(slot))
+
+    def _take(self, pages: int, pairs: int) -> _Place | None:
+        first_page, first_pair = self._free_pages.take(pages), self._free_pairs.take(pairs)
+        if first_page is not None and first_pair is not None:
+            return _Place(first_page, pages, first_pair, pairs)
+        if first_page is not None:
+            self._free_pages.give_back(first_page, pages)
+        if first_pair is not None:
+            self._free_pairs.give_back(first_pair, pairs)
+        return None
 
     def _reuse(self) -> None:
         if self._resting:
@@ -115,24 +130,29 @@ class KernelTables:
         return numbers
 
 
-def paginate(pc: NDArray[np.uint32], rule: NDArray[np.uint32]) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
-    """(entries of `pages` with their first rows counted from 0, rows as u32: address within its page | rule << 16).
+def paginate(
+    pc: NDArray[np.uint32], rule: NDArray[np.uint32], numbers: NDArray[np.uint32], wanted: range
+) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
+    """(entries of `pages` for the `wanted` ones, with first rows counted from 0; their rows as u32: address within the
+    page | number of the rule << 16). `numbers[rule[i]]` is the number of row i's rule.
 
     A page begins with the row that holds at its beginning: the last one of the page before, if none begins there.
     """
-    if not len(pc):
-        return np.zeros(0, layout.PAGE), np.zeros(0, np.uint32)
-    count = int(pc[-1] >> layout.PAGE_BITS) + 1
-    starts = np.arange(count, dtype=np.uint64) << np.uint64(layout.PAGE_BITS)
+    starts = np.arange(wanted.start, wanted.stop + 1, dtype=np.uint64) << np.uint64(layout.PAGE_BITS)
     at = np.searchsorted(pc, starts)
-    there = (at < len(pc)) & (pc[np.minimum(at, len(pc) - 1)] == starts)
+    at, end = at[:-1], int(at[-1])
+    begin = int(at[0]) if len(at) else 0
+    here = pc[begin:end]
+    there = np.zeros(len(at), np.bool)
+    inside = at < end
+    there[inside] = pc[at[inside]] == starts[:-1][inside]
     missing = np.flatnonzero(~there)
-    # Before the first row there is nothing: rule 0.
-    carried = np.where(at[missing] > 0, rule[np.maximum(at[missing], 1) - 1], np.uint32(0)).astype(np.uint32)
-    rows = (pc & np.uint32(_PAGE - 1)) | rule << np.uint32(16)
-    rows = np.insert(rows, at[missing], carried << np.uint32(16))
-    first = at + np.searchsorted(missing, np.arange(count))
-    pages = np.zeros(count, layout.PAGE)
+    # Before the first row there is nothing: number 0.
+    carried = np.where(at[missing] > 0, numbers[rule[np.maximum(at[missing], 1) - 1]], np.uint32(0)).astype(np.uint32)
+    rows = (here & np.uint32(_PAGE - 1)) | numbers[rule[begin:end]] << np.uint32(16)
+    rows = np.insert(rows, at[missing] - begin, carried << np.uint32(16)).astype(np.uint32)
+    first = at - begin + np.searchsorted(missing, np.arange(len(at)))
+    pages = np.zeros(len(at), layout.PAGE)
     pages["first_row"] = first
     pages["rows"] = np.diff(np.append(first, len(rows)))
-    return pages, rows.astype(np.uint32)
+    return pages, rows

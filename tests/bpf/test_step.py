@@ -126,18 +126,24 @@ def test_a_stack_is_what_libgcc_finds(library: ctypes.CDLL, tmp_path: Path, flag
 )
 @settings(max_examples=200, deadline=None)
 def test_pages_hold_what_the_table_says(rows: list[tuple[int, int]]) -> None:
-    """At each row's beginning, before it and at each page's beginning."""
+    """At each row's beginning, before it and at each page's beginning; also where pages are made a few at a time."""
     rows.sort()
     pc = np.array([row[0] for row in rows], np.uint32)
     rule = np.array([row[1] for row in rows], np.uint32)
-    pages, packed = paginate(pc, rule)
-    for address in {0, *pc.tolist(), *(pc[pc > 0] - 1).tolist(), *range(0, int(pc[-1]), 1 << 16)}:
-        page = pages[address >> 16]
-        here = packed[int(page["first_row"]) : int(page["first_row"]) + int(page["rows"])]
-        at = int(np.searchsorted(here & 0xFFFF, address & 0xFFFF, side="right")) - 1
-        before = int(np.searchsorted(pc, address, side="right")) - 1
-        assert at >= 0
-        assert int(here[at]) >> 16 == (int(rule[before]) if before >= 0 else 0)
+    numbers = np.arange(100, 141, dtype=np.uint32)
+    count = int(pc[-1] >> 16) + 1
+    for chunk in (count, 1, 2):
+        for first in range(0, count, chunk):
+            wanted = range(first, min(first + chunk, count))
+            pages, packed = paginate(pc, rule, numbers, wanted)
+            addresses = {0, *pc.tolist(), *(pc[pc > 0] - 1).tolist(), *range(0, int(pc[-1]), 1 << 16)}
+            for address in (each for each in addresses if each >> 16 in wanted):
+                page = pages[(address >> 16) - first]
+                here = packed[int(page["first_row"]) : int(page["first_row"]) + int(page["rows"])]
+                at = int(np.searchsorted(here & 0xFFFF, address & 0xFFFF, side="right")) - 1
+                before = int(np.searchsorted(pc, address, side="right")) - 1
+                assert at >= 0
+                assert int(here[at]) >> 16 == (int(numbers[rule[before]]) if before >= 0 else 0)
 
 
 def test_a_registers_of_nowhere_ends_at_once(library: ctypes.CDLL) -> None:
