@@ -270,7 +270,7 @@ def test_a_sampled_process_is_refreshed_now_and_then(world: World) -> None:
     assert find(image, TEXT + 0x100000) == BuildId(b"\3" * 20)
 
 
-def test_an_image_outlives_its_process_by_two_windows(world: World) -> None:
+def test_an_image_outlives_its_process_by_a_window(world: World) -> None:
     """Samples of its last moments are still to come."""
     image = world.seen()
     world.exit(image)
