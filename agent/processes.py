@@ -42,8 +42,9 @@ MAX_RANGES = 250_000
 """Ranges held in all tables together, 29 bytes each. 1,000 processes with 50 libraries have 50,000; a single one that
 generates code may have 8,192, and as many of those as somebody likes to start."""
 KEEP_WINDOWS = 1
-"""Windows for which an image is kept after the one in which it ended or was sampled last: if that was being drained just
-then, the process's last samples are in the next. Beside a build there are thousands of them, 1 KB each with mappings."""
+"""Windows for which an image is kept after the one in which it ended or was sampled last: if that was being drained
+just then, the process's last samples are in the next. Beside a build there are thousands of them, 1 KB each with
+mappings."""
 REFRESH_WINDOWS = 12
 """Windows after which a process that is sampled is read again, for libraries that took the place of others, new names
 and cgroups. Two minutes at 10 s."""
