@@ -40,7 +40,10 @@ from agent.node import NodeService
 from agent.normalize import NormalizedWindow, Normalizer
 from agent.processes import ImageTable
 from agent.publish import Publisher
+from agent.python.codes import Codes
+from agent.python.record import pack_layout
 from agent.sampler import Sampler
+from agent.snapshot import Snapshot
 from agent.unwind.compiler import Compiler
 from agent.unwind.layouts import Layouts
 from agent.unwind.tables import KernelTables
@@ -68,6 +71,7 @@ class Parts:
     unwinding: Unwinding
     images: ImageTable
     labeller: Labeller
+    codes: Codes
     normalizer: Normalizer
     batcher: Batcher
     bus: Bus
@@ -119,12 +123,13 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         unwinding = _unwinding(sampler, Compiler(builds) if config.unwind is Unwind.TABLES else None)
         images = ImageTable(
             builds,
-            on_mapped=lambda image, snapshot: sampler.set_layout(image, unwinding.put(image, snapshot)),
+            on_mapped=partial(_tell_mapped, sampler, unwinding),
             on_forgotten=unwinding.remove,
             on_facts=labeller.notice,
         )
         kernel = Kernel()
         jit = _jit_maps(config, stack)
+        codes = Codes()
         batcher = Batcher(node=config.node, epoch=os.urandom(16))
         parts = Parts(
             config=config,
@@ -132,7 +137,8 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
             unwinding=unwinding,
             images=images,
             labeller=labeller,
-            normalizer=Normalizer(images, kernel, _labels_of(labeller), jit=jit),
+            codes=codes,
+            normalizer=Normalizer(images, kernel, _labels_of(labeller), jit=jit, codes=codes),
             batcher=batcher,
             bus=bus,
             publisher=Publisher(bus, queue_bytes=config.queue_bytes, on_drop=batcher.note_dropped),
@@ -151,6 +157,13 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
 
 def _load(config: AgentConfig) -> Sampler:
     return Sampler(load_options(config, cpus=len(online_cpus())), frequency=config.frequency)
+
+
+def _tell_mapped(sampler: Sampler, unwinding: Unwinding, image: int, snapshot: Snapshot) -> None:
+    # The layout last: with it samples begin to be unwound.
+    if snapshot.python is not None:
+        sampler.set_python(image, pack_layout(snapshot.python))
+    sampler.set_layout(image, unwinding.put(image, snapshot))
 
 
 def _jit_maps(config: AgentConfig, stack: contextlib.AsyncExitStack) -> JitMaps:
@@ -237,6 +250,8 @@ def _follow_events(parts: Parts) -> None:
     while not parts.stopping.is_set():
         for event in parts.sampler.events(EVENT_WAIT_S):
             parts.images.apply(event)
+        for image, address, checksum in parts.sampler.python_codes():
+            parts.codes.note(parts.images.find(image), (address, checksum))
 
 
 def _take_windows(parts: Parts, loop: asyncio.AbstractEventLoop) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agent import vdso
-from agent.elf import ElfFacts, read_elf
+from agent import metrics, vdso
+from agent.elf import ElfFacts, ReadAt, read_elf
 from agent.facts import open_process
 from agent.openat import FileStatus, OpenMiss, ProcessFiles, file_reader, open_on_host, status_of
+from agent.python.build import PythonBuild, read_build
 from agent.window import ID_BYTES
 from fleetflame.buildid import HASHED_BYTES, BuildId, from_file_ends
 from fleetflame.model import Mapping, MappingKind
@@ -42,6 +43,8 @@ class FileFacts:
     build_id: BuildId
     elf: ElfFacts | None
     size: int
+    python: PythonBuild | None = None
+    """The CPython in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,15 @@ def read_file(fd: int, size: int) -> FileFacts:
     build_id = elf.build_id if elf else None
     if build_id is None:
         build_id = from_file_ends(head, read_at(max(0, size - HASHED_BYTES), HASHED_BYTES), size)
-    return FileFacts(build_id=build_id, elf=elf, size=size)
+    return FileFacts(build_id=build_id, elf=elf, size=size, python=_read_python(read_at) if elf else None)
+
+
+def _read_python(read_at: ReadAt) -> PythonBuild | None:
+    build = read_build(read_at)
+    if build is None or isinstance(build, PythonBuild):
+        return build
+    metrics.PYTHON_BUILDS_REFUSED.labels(build.value).inc()
+    return None
 
 
 def _unpadded(padded: bytes) -> bytes:

@@ -6,15 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.kernelmaps import CounterArray, HashMap, Rows
-from agent.window import COUNT_DTYPE, IdStacks, RawStacks, Window
+from agent.window import COUNT_DTYPE, IdStacks, PythonStacks, RawStacks, Window
 from bpf import layout
 from bpf.layout import Counter
 
-_CHUNKS = {"counts": 1024, "stacks": 256, "id_stacks": 64}
+_CHUNKS = {"counts": 1024, "stacks": 256, "id_stacks": 64, "python_stacks": 64}
 """Entries per system call: 0.25 MB of buffers or less each, whatever the maps' sizes. Larger ones are no faster."""
 
 _U8 = np.dtype("<u8")
 _HEAD = np.dtype([("depth", "<u4"), ("stop", "<u4")])
+_PYTHON_HEAD = np.dtype([("depth", "<u4"), ("miss", "<u4")])
 _FRAME = np.dtype([("address", "<u8"), ("exact", "?"), ("guessed", "?")])
 
 
@@ -26,6 +27,7 @@ class MapSet:
         self._counts = HashMap(maps[f"counts{index}"], layout.COUNT_KEY, _U8, chunk=_CHUNKS["counts"])
         self._stacks = HashMap(maps[f"stacks{index}"], _U8, layout.STACK, chunk=_CHUNKS["stacks"])
         self._id_stacks = HashMap(maps[f"id_stacks{index}"], _U8, layout.ID_STACK, chunk=_CHUNKS["id_stacks"])
+        self._python = HashMap(maps[f"python_stacks{index}"], _U8, layout.PYTHON_STACK, chunk=_CHUNKS["python_stacks"])
 
     def take(self, *, start_ns: int, end_ns: int, period_ns: int) -> tuple[Window, dict[str, int]]:
         """Empties the set: its window, and the counters that are neither taken nor lost samples. Raises OSError."""
@@ -37,6 +39,7 @@ class MapSet:
             counts=self._take_counts(),
             stacks=self._take_stacks(),
             id_stacks=self._take_id_stacks(),
+            python=self._take_python_stacks(),
             taken=counters[Counter.TAKEN],
             lost={counter.name.lower(): counters[counter] for counter in layout.LOSSES if counters[counter]},
         )
@@ -90,6 +93,17 @@ class MapSet:
             build_id=frame["build_id"].copy(),
             address=frame["address"].astype(np.uint64),
         )
+
+    def _take_python_stacks(self) -> PythonStacks:
+        keys, heads, parts = [np.zeros(0, _U8)], [np.zeros(0, _PYTHON_HEAD)], [np.zeros(0, _U8)]
+        for chunk, stacks in self._python.drain():
+            keys.append(chunk.copy())
+            heads.append(stacks[["depth", "miss"]].astype(_PYTHON_HEAD))
+            parts.append(stacks["word"][_used(stacks["depth"], layout.PYTHON_WORDS)])
+        head = np.concatenate(heads)
+        key, offsets, order = _sort(np.concatenate(keys), head["depth"])
+        miss = head["miss"][np.argsort(np.concatenate(keys))]
+        return PythonStacks(keys=key, offsets=offsets, miss=miss.astype(np.uint8), words=np.concatenate(parts)[order])
 
 
 def _bits(words: NDArray[np.uint64]) -> NDArray[np.bool]:

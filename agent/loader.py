@@ -11,6 +11,7 @@ The only module that imports bcc, and only in the child.
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -30,8 +31,16 @@ PAGE_ENTRIES = 1 << 16
 """64 KiB of code each: 4 GiB."""
 RULE_ENTRIES = 1 << 16
 """As many as 16 bits of a row tell apart."""
+PYTHON_CODE_PAGES = 16
+"""Ring buffer of code objects that were met, pages: 64 KiB hold 2,000, which is more than a large application begins
+with."""
+PYTHON_ENTRIES = 4096
+PYTHON_THREAD_ENTRIES = 8192
+"""Processes with a CPython, 72 bytes each, and threads of theirs that were sampled, 24 bytes: one that falls out is
+searched again, or has no Python frames until its mappings are read again."""
 _TIMEOUT_S = 60
-_MAX_FDS = 32
+_MAX_FDS = 64
+_X86_64 = platform.machine() == "x86_64"
 _MAPS = (
     "active_set",
     "counters0",
@@ -50,8 +59,12 @@ _MAPS = (
     "rows",
     "rules",
     "walkers",
+    "pythons",
+    "python_stacks0",
+    "python_stacks1",
+    "python_codes",
 )
-_WALKERS = ("walk", "finish")
+_WALKERS = ("walk", "finish", "find_python", "walk_python")
 """Programs that are called by on_sample and by each other, by their places in `walkers`."""
 
 
@@ -66,6 +79,7 @@ class LoadOptions:
     region_entries: int = 1 << 16
     table_entries: int = 1 << 12
     row_entries: int = 1 << 22
+    python_stack_entries: int = 512
     per_thread: bool
 
     @property
@@ -89,6 +103,10 @@ class LoadOptions:
             **{f"{name.upper()}_ENTRIES": entries for name, entries in self.array_entries.items()},
             "PER_THREAD": int(self.per_thread),
             "EVENT_PAGES": EVENT_PAGES,
+            "PYTHON_STACK_ENTRIES": self.python_stack_entries,
+            "PYTHON_ENTRIES": PYTHON_ENTRIES,
+            "PYTHON_THREAD_ENTRIES": PYTHON_THREAD_ENTRIES,
+            "PYTHON_CODE_PAGES": PYTHON_CODE_PAGES,
         }
 
 
@@ -174,11 +192,15 @@ def _explained(output: str) -> FleetflameError:
 
 def _task_offsets() -> dict[str, int]:
     try:
-        offsets = btf.member_offsets(BTF_PATH.read_bytes(), "task_struct", ("pid", "tgid", "mm"))
+        image = BTF_PATH.read_bytes()
+        offsets = btf.member_offsets(image, "task_struct", ("pid", "tgid", "mm", "thread"))
+        # Elsewhere than on x86-64 no process is told of that would need it.
+        fsbase = btf.member_offsets(image, "thread_struct", ("fsbase",))["fsbase"] if _X86_64 else 0
     except OSError as error:
         raise SystemExit(f"no BTF: failed to open `{BTF_PATH}`: {cause_of(error)}") from None
     except ValueError as error:
         raise SystemExit(f"no BTF: {error}") from None
+    offsets["fsbase"] = offsets.pop("thread") + fsbase
     return {f"TASK_{member.upper()}": offset for member, offset in offsets.items()}
 
 

@@ -14,6 +14,9 @@ _ID_STACKS = (256, 8192)
 """A quarter of the samples: the kernel resolves stacks only until user space has read the mappings, milliseconds after
 a process's first sample. What finds no room goes to the other map as addresses."""
 _UNREAD = 4
+_PYTHON_STACKS = (256, 4096)
+"""Of a machine that runs little else than Python: a quarter of the stacks. What finds no room costs its samples their
+Python frames, counted as `python_stack_map_full`."""
 _PROCESSES = 16384
 _KINDS_OF_STACK = 2  # user and kernel
 
@@ -25,6 +28,7 @@ def load_options(config: AgentConfig, *, cpus: int) -> LoadOptions:
         counts_entries=config.counts_entries or _within(samples, _COUNTS),
         stack_entries=config.stack_entries or _within(samples * _KINDS_OF_STACK, _STACKS),
         id_stack_entries=config.id_stack_entries or _within(samples // _UNREAD, _ID_STACKS),
+        python_stack_entries=_within(samples, _PYTHON_STACKS),
         process_entries=config.process_entries or _PROCESSES,
         row_entries=config.unwind_rows if config.unwind is Unwind.TABLES else 2,
         per_thread=config.thread_label,

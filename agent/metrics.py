@@ -36,6 +36,12 @@ CONTAINER_QUESTIONS = REGISTRY.counters(
     "Containers whose names were asked for, and engines that failed",
     "what",
 )
+PYTHON_FUNCTIONS = REGISTRY.counters(
+    "fleetflame_agent_python_functions_total", "Python functions whose names were read, by what became of it", "what"
+)
+PYTHON_BUILDS_REFUSED = REGISTRY.counters(
+    "fleetflame_agent_python_builds_refused_total", "Files with a CPython that is not looked into, by reason", "reason"
+)
 DRAIN_SECONDS = REGISTRY.histogram("fleetflame_agent_drain_seconds", "Reading one window from the kernel", _SECONDS)
 NORMALIZE_SECONDS = REGISTRY.histogram(
     "fleetflame_agent_normalize_seconds", "From addresses to builds and labels", _SECONDS

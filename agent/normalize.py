@@ -21,6 +21,8 @@ from agent.image import Image
 from agent.jit.maps import JitMaps
 from agent.kernel import Kernel
 from agent.processes import ImageTable
+from agent.python.codes import Codes
+from agent.python.insertion import Insertion
 from agent.resolve import IdFrames, Resolver
 from agent.window import FIRST_STACK, ID_STACK_BIT, PLAIN_DEPTH, Stop, Window
 from fleetflame.model import FrameMiss, Labels, NamedFrame, StackTable
@@ -65,6 +67,7 @@ class _Rows:
     image: NDArray[np.int64]
     user: NDArray[np.uint64]
     kernel: NDArray[np.uint64]
+    python: NDArray[np.uint64]
     count: NDArray[np.uint64]
 
 
@@ -89,11 +92,20 @@ _SAID = frozenset(miss for miss in FrameMiss if miss < FIRST_STACK)
 class Normalizer:
     """Normalizes windows in the order in which they were taken. To be used by one thread."""
 
-    def __init__(self, images: ImageTable, kernel: Kernel, label_of: LabelOf, *, jit: JitMaps | None = None) -> None:
+    def __init__(
+        self,
+        images: ImageTable,
+        kernel: Kernel,
+        label_of: LabelOf,
+        *,
+        jit: JitMaps | None = None,
+        codes: Codes | None = None,
+    ) -> None:
         self._images = images
         self._kernel = kernel
         self._label_of = label_of
         self._jit = JitMaps() if jit is None else jit  # an empty one is false
+        self._codes = Codes() if codes is None else codes
 
     def normalize(self, window: Window) -> NormalizedWindow:
         """The window's samples, all of them but those that are counted in `lost`."""
@@ -102,7 +114,8 @@ class Normalizer:
         images = [self._images.get(*image) for image in zip(image_ids.tolist(), map(_text, comms), strict=True)]
         series, rows, filtered = self._label(window, images, image_of)
         resolver = Resolver(self._images, self._kernel, self._jit, window.start_ns)
-        stacks, stack_of = _Stacks(window, resolver).of(rows, images)
+        insertion = Insertion(self._codes, resolver.numbering, images)
+        stacks, stack_of = _Stacks(window, resolver, insertion).of(rows, images)
         row_series, row_stack, row_count = add_up(rows.series, stack_of, rows.count)
         lost = dict(window.lost)
         if filtered:
@@ -112,6 +125,7 @@ class Normalizer:
         assert kept + filtered == int(window.counts["count"].sum(dtype=np.uint64)), "samples were lost in normalization"
         self._images.end_window()
         self._jit.end_window()
+        self._codes.end_window()
         return NormalizedWindow(
             start_ns=window.start_ns,
             end_ns=window.end_ns,
@@ -153,6 +167,7 @@ class Normalizer:
                 image=image_of[kept],
                 user=rows["user"],
                 kernel=rows["kernel"],
+                python=rows["python"],
                 count=rows["count"],
             ),
             int(window.counts["count"][~kept].sum(dtype=np.uint64)),
@@ -162,9 +177,10 @@ class Normalizer:
 class _Stacks:
     """Puts a window's stacks together."""
 
-    def __init__(self, window: Window, resolver: Resolver) -> None:
+    def __init__(self, window: Window, resolver: Resolver, insertion: Insertion) -> None:
         self._window = window
         self._resolver = resolver
+        self._insertion = insertion
         self._pools = [_all_misses()]
         self._pooled = len(self._pools[0])
 
@@ -173,6 +189,7 @@ class _Stacks:
         # A sample has a user or a kernel stack: with neither, something could not be read.
         user = np.where((rows.user == 0) & (rows.kernel == 0), np.uint64(FrameMiss.NO_USER_STACK), rows.user)
         user_parts, user_of = self._user_parts(user, rows.image, images)
+        user_parts, user_of = self._with_python(user_parts, user_of, rows)
         kernel_parts, kernel_of = self._kernel_parts(rows.kernel)
         kinds = max(1, len(kernel_parts[0]))
         combined, combined_of = np.unique(user_of * kinds + kernel_of, return_inverse=True)
@@ -209,6 +226,30 @@ class _Stacks:
             pool = self._resolver.resolved(resolved, images, owner[chosen][frames.stack])
             self._add_user(parts, chosen, frames, pool)
         return parts, pair_of
+
+    def _with_python(self, parts: _Parts, part_of: NDArray[np.int64], rows: _Rows) -> tuple[_Parts, NDArray[np.int64]]:
+        """(each pair of a part and a Python stack once, woven; for each row the number of its pair)."""
+        unique, python_of = np.unique(rows.python, return_inverse=True)
+        if not unique.any():
+            return parts, part_of
+        pairs, first, pair_of = np.unique(part_of * len(unique) + python_of, return_index=True, return_inverse=True)
+        which, python = np.divmod(pairs, len(unique))
+        key, owner = unique[python], rows.image[first]
+        woven = tuple(part.pick(which) for part in parts)
+        _miss, body = woven
+        known = self._window.python
+        at = np.minimum(np.searchsorted(known.keys, key), max(len(known) - 1, 0))
+        there = (key >= FIRST_STACK) & (known.keys[at] == key) if len(known) else np.zeros(len(key), np.bool)
+        natives = join(self._pools)
+        for chosen in in_batches(np.flatnonzero(there)):
+            pool, length = self._insertion.insert(natives, body.pick(chosen), known, at[chosen], owner[chosen])
+            body.start[chosen] = self._pooled + np.cumsum(length) - length
+            body.length[chosen] = length
+            self._pools.append(pool)
+            self._pooled += len(pool)
+        lost = np.flatnonzero(~there & (key != 0))
+        _set_miss(woven, lost[_miss.length[lost] == 0], FrameMiss.INTERPRETER_FRAMES)
+        return woven, pair_of
 
     def _kernel_parts(self, keys: NDArray[np.uint64]) -> tuple[_Parts, NDArray[np.int64]]:
         """(each key once; for each row the number of its key)."""

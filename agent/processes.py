@@ -131,6 +131,10 @@ class ImageTable:
             self._refresh(image)
         return image
 
+    def find(self, image_id: int) -> Image | None:
+        """The image, if it is known. Does not count as a use."""
+        return self._find(image_id)
+
     def read_maps(self, image: Image) -> AddressTable | None:
         """The image's table as of now; None if the process is gone or is another image, or the window's budget for such
         readings is used up. For addresses that the table at hand does not have (or where there is none yet)."""

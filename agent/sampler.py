@@ -36,6 +36,7 @@ class Sampler:
         self._sets = (MapSet(maps, 0), MapSet(maps, 1))
         self._active = 0
         self._ring = RingBuffer(maps["events"], loader.EVENT_PAGES * _PAGE)
+        self._codes = RingBuffer(maps["python_codes"], loader.PYTHON_CODE_PAGES * _PAGE)
         self._links = [kernelmaps.open_raw_tracepoint(name, fd) for name, fd in self._loaded.tracepoints.items()]
         self._clocks: CpuClocks | None = CpuClocks(self._loaded.sampler, frequency=frequency)
         self._clocks.refresh()
@@ -60,6 +61,16 @@ class Sampler:
         """From now on the samples of this image carry bare addresses: its mappings are known. `number` is that of its
         layout (`unwind.layouts`), 0 if it has none."""
         kernelmaps.put(self._loaded.maps["layouts"], image.to_bytes(8, "little"), number.to_bytes(8, "little"))
+
+    def set_python(self, image: int, record: bytes) -> None:
+        """From now on Python frames of this image are followed; `record` is that of `python.record`."""
+        kernelmaps.put(self._loaded.maps["pythons"], image.to_bytes(8, "little"), record)
+
+    def python_codes(self) -> Iterator[tuple[int, int, int]]:
+        """(image, address, checksum) of code objects that were met since the last call, some not for the first time."""
+        for record in self._codes.read():
+            row = np.frombuffer(record, layout.PYTHON_CODE, count=1)[0]
+            yield int(row["image"]), int(row["code"]), int(row["checksum"])
 
     @property
     def table_slots(self) -> int:
@@ -97,4 +108,5 @@ class Sampler:
         for link in self._links:
             os.close(link)
         self._ring.close()
+        self._codes.close()
         self._loaded.close()

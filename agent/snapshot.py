@@ -13,6 +13,7 @@ from agent.addresses import AddressTable, Range, build_table, miss_range
 from agent.builds import Builds, FileFacts, Place
 from agent.openat import OpenMiss, ProcessFiles, link_of, status_of
 from agent.procmaps import Region, iter_executable, iter_with_file
+from agent.python.build import PythonBuild, RunningPython
 from agent.remapped import find_offset
 from agent.vdso import NAME as VDSO_NAME
 from agent.vdso import Vdso
@@ -24,6 +25,7 @@ MAX_COPIES = 64
 """Anonymous executable regions per process for which the file they are a copy of is looked for."""
 
 _CHUNK = 64 * 1024
+_PAGE = 4096
 _MEMFD = b"/memfd:"
 _NO_FILE_BEHIND = (b"/anon_hugepage", b"/dev/zero", b"/SYSV", b"/[aio]")
 """Paths of memory that the kernel itself keeps in files that nobody can open (mm/shmem.c, mm/hugetlb.c, fs/aio.c)."""
@@ -33,7 +35,7 @@ _NO_FILE_BEHIND = (b"/anon_hugepage", b"/dev/zero", b"/SYSV", b"/[aio]")
 class Snapshot:
     """`whole` if every file that the process executes could be read: only then is the table better than the kernel's
     own build IDs. `fingerprint` stands for the regions it was made of, `bytes_read` is what it cost. `since_ns` is when
-    these regions were seen first, on the monotonic clock.
+    these regions were seen first, on the monotonic clock. `python` is the interpreter that is mapped, if there is one.
     """
 
     table: AddressTable
@@ -41,6 +43,7 @@ class Snapshot:
     fingerprint: int
     bytes_read: int
     since_ns: int
+    python: RunningPython | None = None
 
 
 class Snapshots:
@@ -72,6 +75,7 @@ class Snapshots:
             fingerprint=fingerprint,
             bytes_read=text.bytes_read,
             since_ns=since_ns,
+            python=reading.python,
         )
 
 
@@ -104,6 +108,7 @@ class _Reading:
         self._tgid = tgid
         self._known: dict[tuple[object, ...], FileFacts | OpenMiss] = {}
         self.whole = True
+        self.python: RunningPython | None = None
 
     def ranges(self, regions: Iterable[Region]) -> list[Range]:
         """One range for each executable region, misses included."""
@@ -144,6 +149,8 @@ class _Reading:
 
     def _file_range(self, region: Region, facts: FileFacts, shown: Region, offset: int) -> Range:
         """`region` has the bytes from `offset` on of the file that the region `shown` shows."""
+        if facts.python is not None and self.python is None:
+            self.python = _running(facts.python, facts, region.start, offset)
         place = Place(self._tgid, link_of(shown), shown.path)
         return Range(region.start, region.end, self._builds.mapping(facts, place), bias=region.start - offset)
 
@@ -190,6 +197,15 @@ class _Reading:
         same = [other for other in shown if (other.device, other.inode) == (neighbour.device, neighbour.inode)]
         offset = find_offset(region, same, facts.elf.loads)
         return None if offset is None else self._file_range(region, facts, neighbour, offset)
+
+
+def _running(build: PythonBuild, facts: FileFacts, start: int, offset: int) -> RunningPython | None:
+    """`build` in a process that has the bytes from `offset` on of its file at `start`."""
+    for load in facts.elf.loads if facts.elf else ():
+        # The mapping begins at a page, the segment perhaps within it.
+        if load.executable and load.offset - load.offset % _PAGE <= offset < load.offset + load.size:
+            return RunningPython(build, start - (offset - load.offset + load.vaddr))
+    return None
 
 
 def _is_backed(region: Region) -> bool:

@@ -53,6 +53,7 @@ COUNT_DTYPE = np.dtype(
         ("image", "<u8"),  # process image: new at fork, at exec or when first sampled; never used again
         ("user", "<u8"),  # stack key, see FIRST_STACK and ID_STACK_BIT
         ("kernel", "<u8"),  # stack key; always of `Window.stacks`
+        ("python", "<u8"),  # stack key, of `Window.python`: frames that belong among those of `user`
         ("tgid", "<u4"),
         ("tid", "<u4"),  # 0 unless labels per thread are on
         ("comm", "S16"),  # of the thread if labels per thread are on, else of the process when the image began
@@ -74,6 +75,20 @@ class RawStacks:
     address: NDArray[np.uint64]
     exact: NDArray[np.bool]
     guessed: NDArray[np.bool]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonStacks:
+    """Stack i has the key keys[i] and the words [offsets[i], offsets[i + 1]), which bpf/python.h describes. Keys
+    ascend, each once. `miss` says why frames nearest to the root are not there, 0: they are."""
+
+    keys: NDArray[np.uint64]
+    offsets: NDArray[np.uint32]
+    miss: NDArray[np.uint8]
+    words: NDArray[np.uint64]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -109,6 +124,16 @@ def empty_raw_stacks() -> RawStacks:
     )
 
 
+def empty_python_stacks() -> PythonStacks:
+    """A table without stacks."""
+    return PythonStacks(
+        keys=np.zeros(0, np.uint64),
+        offsets=np.zeros(1, np.uint32),
+        miss=np.zeros(0, np.uint8),
+        words=np.zeros(0, np.uint64),
+    )
+
+
 def empty_id_stacks() -> IdStacks:
     """A table without stacks."""
     return IdStacks(
@@ -130,6 +155,7 @@ class Window:
     counts: NDArray[np.void]
     stacks: RawStacks = field(default_factory=empty_raw_stacks)
     id_stacks: IdStacks = field(default_factory=empty_id_stacks)
+    python: PythonStacks = field(default_factory=empty_python_stacks)
     taken: int
     lost: Mapping[str, int] = field(default_factory=dict)
 

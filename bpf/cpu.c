@@ -8,7 +8,8 @@
  * Never allocates, never blocks, never loops without a bound, and needs no kprobe. What it cannot record it counts.
  *
  * From -D flags: COUNTS_ENTRIES, STACK_ENTRIES, ID_STACK_ENTRIES, PROCESS_ENTRIES (map sizes, entries), PER_THREAD (0 or
- * 1), TASK_PID, TASK_TGID, TASK_MM (byte offsets in struct task_struct, read from the kernel's BTF by the loader).
+ * 1), TASK_PID, TASK_TGID, TASK_MM, TASK_FSBASE (byte offsets in struct task_struct, read from the kernel's BTF by the
+ * loader), PYTHON_*.
  */
 #include <uapi/linux/ptrace.h>
 #include <uapi/linux/bpf_perf_event.h>
@@ -61,6 +62,20 @@ static inline struct rule *rule_at(u32 index) { return rules.lookup(&index); }
 #define read_user(to, size, from) bpf_probe_read_user(to, size, (void *)(from))
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #include "step.h"
+static inline void python_met(u64 image, u64 code, u32 checksum);
+#include "python.h"
+
+/*
+ * Images that run CPython; threads of theirs by tid; their stacks, in two sets like those of native frames; and code objects
+ * met for the first time or not lately: a place for each hash of one, which remembers who was there last.
+ */
+BPF_TABLE("lru_hash", u64, struct python_layout, pythons, PYTHON_ENTRIES);
+BPF_TABLE("lru_hash", u32, struct python_thread, python_threads, PYTHON_THREAD_ENTRIES);
+BPF_TABLE("hash", u64, struct python_stack, python_stacks0, PYTHON_STACK_ENTRIES);
+BPF_TABLE("hash", u64, struct python_stack, python_stacks1, PYTHON_STACK_ENTRIES);
+BPF_RINGBUF_OUTPUT(python_codes, PYTHON_CODE_PAGES);
+#define PYTHON_SEEN 16384
+BPF_ARRAY(python_seen, u64, PYTHON_SEEN);
 
 /* Stacks are too large for the 512 bytes of a program's own stack. One of each: on_sample is not re-entered on a CPU. */
 struct scratch {
@@ -69,6 +84,9 @@ struct scratch {
 	struct count_key key;
 	struct frame frame;
 	struct pt_regs regs;
+	u64 cfa[MAX_DEPTH]; /* of the frames in stack */
+	struct python_walk python_walk;
+	struct python_stack python_stack;
 	u32 set;
 };
 BPF_PERCPU_ARRAY(scratch_space, struct scratch, 1);
@@ -76,7 +94,9 @@ BPF_PERCPU_ARRAY(scratch_space, struct scratch, 1);
 /* A program may walk so many instructions only: a walk of many frames is many calls of one program, and one that ends it. */
 #define WALK 0
 #define FINISH 1
-BPF_PROG_ARRAY(walkers, 2);
+#define FIND_PYTHON 2
+#define WALK_PYTHON 3
+BPF_PROG_ARRAY(walkers, 4);
 #define FRAMES_PER_CALL 8
 
 static inline void bump(u32 set, int counter)
@@ -93,6 +113,21 @@ static inline u32 current_set(void)
 	u32 *set = active_set.lookup(&zero);
 
 	return set ? *set & 1 : 0;
+}
+
+/* Two that share a place and are both in use are told again and again, which costs some 100 ns each time. */
+static inline void python_met(u64 image, u64 code, u32 checksum)
+{
+	u64 tag = (image ^ code * 0x9e3779b97f4a7c15ULL) + checksum * 0xff51afd7ed558ccdULL, *seen;
+	struct python_code met = { .image = image, .code = code, .checksum = checksum };
+	int place = (tag ^ tag >> 32) % PYTHON_SEEN;
+
+	seen = python_seen.lookup(&place);
+	if (!seen || *seen == tag)
+		return;
+	*seen = tag;
+	if (python_codes.ringbuf_output(&met, sizeof(met), 0))
+		bump(current_set(), COUNTER_PYTHON_CODE_LOST);
 }
 
 static inline u64 new_image(u32 tgid)
@@ -222,6 +257,34 @@ static inline u64 keep_id_stack(u32 set, struct id_stack *stack)
 	return MISS_STACK_MAP_FULL;
 }
 
+static inline u64 keep_python_stack(u32 set, struct python_stack *stack)
+{
+	u64 key = mix(stack->depth, stack->miss);
+	struct python_stack *old;
+	int i;
+
+	if (!stack->depth && !stack->miss)
+		return NO_STACK;
+	for (i = 0; i < PYTHON_WORDS; i++) {
+		OPAQUE(i);
+		if (i >= stack->depth)
+			break;
+		key = mix(key, stack->word[i]);
+	}
+	key = key_of(key, 0);
+	old = set ? python_stacks1.lookup(&key) : python_stacks0.lookup(&key);
+	if (old) {
+		if (old->depth == stack->depth && old->word[0] == stack->word[0])
+			return key;
+		bump(set, COUNTER_STACK_COLLISION);
+		return MISS_STACK_COLLISION;
+	}
+	if (!(set ? python_stacks1.update(&key, stack) : python_stacks0.update(&key, stack)))
+		return key;
+	bump(set, COUNTER_PYTHON_STACK_MAP_FULL);
+	return MISS_STACK_MAP_FULL;
+}
+
 /* What the kernel's own unwinder found, by frame pointers: plain addresses. */
 static inline u64 keep_plain(u32 set, struct stack *stack, int size)
 {
@@ -292,6 +355,8 @@ static inline int begin_walk(struct scratch *scratch, u64 layout)
 	scratch->stack.stop = STOP_NOT_YET;
 	scratch->stack.exact[0] = scratch->stack.exact[1] = 0;
 	scratch->stack.by_frame_pointer[0] = scratch->stack.by_frame_pointer[1] = 0;
+	scratch->python_stack.depth = 0;
+	scratch->python_stack.miss = PYTHON_WHOLE;
 	return 0;
 }
 
@@ -417,13 +482,76 @@ int walk(struct bpf_perf_event_data *ctx)
 			stack->by_frame_pointer[depth / 64] |= 1ULL << depth % 64;
 		stack->depth = depth + 1;
 		stack->stop = step(frame, &scratch->regs);
+		scratch->cfa[depth] = frame->sp;
 		if (stack->stop)
 			break;
 	}
 	if (!stack->stop)
 		walkers.call(ctx, WALK);
+	if (pythons.lookup(&scratch->key.image))
+		walkers.call(ctx, FIND_PYTHON);
 	walkers.call(ctx, FINISH);
 	/* Not reached: both places are filled before anything is sampled, and the calls are fewer than the kernel allows. */
+	bump(scratch->set, COUNTER_NO_TAIL_CALL);
+	return 0;
+}
+
+/* The address of the thread's own memory, which is what pthread_self() gives. Nothing else may be running it now. */
+static inline u64 thread_pointer(void)
+{
+	void *task = (void *)bpf_get_current_task();
+	u64 fsbase = 0;
+
+	bpf_probe_read_kernel(&fsbase, sizeof(fsbase), task + TASK_FSBASE);
+	return fsbase;
+}
+
+int find_python(struct bpf_perf_event_data *ctx)
+{
+	struct python_thread unknown = {}, *thread;
+	struct python_layout *layout;
+	struct scratch *scratch;
+	u32 tid = bpf_get_current_pid_tgid(), miss;
+	int zero = 0;
+
+	scratch = scratch_space.lookup(&zero);
+	if (!scratch)
+		return 0;
+	layout = pythons.lookup(&scratch->key.image);
+	thread = python_threads.lookup(&tid);
+	if (!thread) {
+		python_threads.update(&tid, &unknown);
+		thread = python_threads.lookup(&tid);
+	}
+	if (layout && thread) {
+		miss = python_find_thread(layout, thread_pointer(), thread);
+		scratch->python_walk.image = scratch->key.image;
+		if (!miss)
+			miss = python_begin(layout, thread->state, &scratch->python_walk);
+		if (!miss)
+			walkers.call(ctx, WALK_PYTHON);
+		if (miss != PYTHON_NO_THREAD)
+			scratch->python_stack.miss = miss;
+	}
+	walkers.call(ctx, FINISH);
+	bump(scratch->set, COUNTER_NO_TAIL_CALL);
+	return 0;
+}
+
+int walk_python(struct bpf_perf_event_data *ctx)
+{
+	struct python_layout *layout;
+	struct scratch *scratch;
+	int zero = 0;
+
+	scratch = scratch_space.lookup(&zero);
+	if (!scratch)
+		return 0;
+	layout = pythons.lookup(&scratch->key.image);
+	if (layout && python_walk(layout, &scratch->python_walk, &scratch->python_stack, scratch->stack.address, scratch->cfa,
+				  scratch->stack.depth))
+		walkers.call(ctx, WALK_PYTHON);
+	walkers.call(ctx, FINISH);
 	bump(scratch->set, COUNTER_NO_TAIL_CALL);
 	return 0;
 }
@@ -438,6 +566,7 @@ int finish(struct bpf_perf_event_data *ctx)
 	if (scratch->stack.stop == STOP_UNMAPPED)
 		ask_for_mappings(&scratch->key);
 	scratch->key.user = keep_stack(scratch->set, &scratch->stack);
+	scratch->key.python = keep_python_stack(scratch->set, &scratch->python_stack);
 	count_sample(scratch->set, &scratch->key);
 	return 0;
 }

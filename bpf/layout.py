@@ -11,7 +11,15 @@ MAX_ID_DEPTH = 127
 MASK_WORDS = MAX_DEPTH // 64
 
 COUNT_KEY = np.dtype(
-    [("image", "<u8"), ("user", "<u8"), ("kernel", "<u8"), ("tgid", "<u4"), ("tid", "<u4"), ("comm", "S16")]
+    [
+        ("image", "<u8"),
+        ("user", "<u8"),
+        ("kernel", "<u8"),
+        ("python", "<u8"),
+        ("tgid", "<u4"),
+        ("tid", "<u4"),
+        ("comm", "S16"),
+    ]
 )
 STACK = np.dtype(
     [
@@ -61,6 +69,7 @@ PYTHON_LAYOUT = np.dtype(
         ("unused", "u1", (6,)),
     ]
 )
+PYTHON_CODE = np.dtype([("image", "<u8"), ("code", "<u8"), ("checksum", "<u4"), ("unused", "<u4")])
 PYTHON_WORDS = 318
 PYTHON_STACK = np.dtype([("depth", "<u4"), ("miss", "<u4"), ("word", "<u8", (PYTHON_WORDS,))])
 
@@ -78,6 +87,8 @@ class Counter(IntEnum):
     PROCESS_MAP_FULL = 7
     EVENT_LOST = 8
     NO_TAIL_CALL = 9
+    PYTHON_STACK_MAP_FULL = 10
+    PYTHON_CODE_LOST = 11
 
 
 LOSSES = (Counter.COUNTS_FULL,)
@@ -100,6 +111,7 @@ def flags() -> dict[str, int]:
         "SIZEOF_PROCESS_EVENT": PROCESS_EVENT.itemsize,
         "SIZEOF_PYTHON_LAYOUT": PYTHON_LAYOUT.itemsize,
         "SIZEOF_PYTHON_STACK": PYTHON_STACK.itemsize,
+        "SIZEOF_PYTHON_CODE": PYTHON_CODE.itemsize,
         "OFFSETOF_COMM": COUNT_KEY.fields["comm"][1] if COUNT_KEY.fields else -1,
         "OFFSETOF_ID_ADDRESS": ID_FRAME.fields["address"][1] if ID_FRAME.fields else -1,
         "SIZEOF_REGION": REGION.itemsize,

@@ -14,7 +14,8 @@
  * Which version it is stands in struct python_layout alone. All that is read is a process's own memory, which may say
  * anything: every loop has a bound, every failed read ends the walk with a reason.
  *
- * Does not know perf events or samples. Whoever includes it defines ALWAYS_INLINE, OPAQUE and read_user.
+ * Does not know perf events or samples. Whoever includes it defines ALWAYS_INLINE, OPAQUE, read_user, and python_met, which
+ * is told of each code object.
  */
 #ifndef FLEETFLAME_PYTHON_H
 #define FLEETFLAME_PYTHON_H
@@ -72,6 +73,15 @@ struct python_stack {
 };
 SAME(sizeof(struct python_stack), SIZEOF_PYTHON_STACK);
 
+/* A code object that was met, for user space to read it while the process lives. */
+struct python_code {
+	u64 image;
+	u64 code;
+	u32 checksum;
+	u32 unused;
+};
+SAME(sizeof(struct python_code), SIZEOF_PYTHON_CODE);
+
 enum python_miss {
 	PYTHON_WHOLE,
 	PYTHON_NO_THREAD,  /* no such thread: it never ran Python */
@@ -95,10 +105,11 @@ struct python_thread {
 /* Thread states looked at in a sample that has to search; 128 take 10 us, once in a thread's life. */
 #define PYTHON_THREADS 128
 /* Frames or native frames looked at in one call; and frames followed to the end of a run of which there are too many. */
-#define PYTHON_STEPS 96
+#define PYTHON_STEPS 192
 #define PYTHON_DEEPEST 1024
 
 struct python_walk {
+	u64 image;
 	u64 frame;  /* the next one, 0: there is none */
 	u64 cframe; /* that of the run */
 	u64 anchor;
@@ -210,7 +221,7 @@ ALWAYS_INLINE u32 python_emit(struct python_layout *layout, struct python_walk *
 {
 	u64 code = walk->read[layout->frame_code / 8 & 15] & PYTHON_CODE;
 	u64 instruction = walk->read[layout->frame_instruction / 8 & 15];
-	u32 depth = stack->depth;
+	u32 depth = stack->depth, checksum;
 
 	walk->frames++;
 	if (walk->frames > PYTHON_FRAMES || depth >= PYTHON_WORDS - 2)
@@ -221,8 +232,10 @@ ALWAYS_INLINE u32 python_emit(struct python_layout *layout, struct python_walk *
 		instruction -= code + layout->code_instructions;
 	if (read_user(walk->read, PYTHON_CHECKED * 8, code + layout->code_checked))
 		return PYTHON_UNREADABLE;
+	checksum = python_checksum(walk->read);
+	python_met(walk->image, code, checksum);
 	stack->word[depth] = code;
-	stack->word[depth + 1] = (instruction & 0x7fffffff) << 32 | python_checksum(walk->read);
+	stack->word[depth + 1] = (instruction & 0x7fffffff) << 32 | checksum;
 	stack->depth = depth + 2;
 	return PYTHON_WHOLE;
 }

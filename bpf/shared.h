@@ -29,6 +29,7 @@ struct count_key {
 	u64 image;  /* process image, see struct process */
 	u64 user;   /* key of the user stack, or why there is none */
 	u64 kernel; /* key of the kernel stack */
+	u64 python; /* key of the Python frames that belong into the user stack, 0: none */
 	u32 tgid;
 	u32 tid;       /* 0 unless PER_THREAD: a row per thread is a choice of the operator */
 	char comm[16]; /* the thread's if PER_THREAD, else what the process was called when its image began */
@@ -118,6 +119,8 @@ enum counter {
 	COUNTER_PROCESS_MAP_FULL,
 	COUNTER_EVENT_LOST,
 	COUNTER_NO_TAIL_CALL,
+	COUNTER_PYTHON_STACK_MAP_FULL,
+	COUNTER_PYTHON_CODE_LOST,
 	COUNTERS,
 };
 

@@ -31,6 +31,14 @@ class PythonBuild:
     evaluation: Symbol
 
 
+@dataclass(frozen=True, slots=True)
+class RunningPython:
+    """A CPython in a process: which build, and what to add to its virtual addresses."""
+
+    build: PythonBuild
+    bias: int
+
+
 def read_build(read_at: ReadAt) -> PythonBuild | BuildMiss | OffsetsMiss | None:
     """The CPython in the file behind `read_at`, None if there is none."""
     symbols = DynamicSymbols(read_at)

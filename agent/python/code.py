@@ -40,6 +40,8 @@ class CodeMiss(StrEnum):
     """Something else lies at the address."""
     MALFORMED = "malformed"
     """It says of itself what cannot be."""
+    TOO_MANY = "too_many"
+    """The window's budget for reading was used up."""
     INTERNAL = "internal"
     """It is the interpreter's own, and Python's own stacks do not show it either: there is nothing to name."""
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from agent.python.build import PythonBuild
+from agent.python.build import RunningPython
 from agent.python.layouts import Runs
 from bpf import layout
 
 
-def pack_layout(build: PythonBuild, bias: int) -> bytes:
-    """`struct python_layout` of bpf/python.h for a process that has `build` mapped at ELF virtual address + `bias`."""
+def pack_layout(python: RunningPython) -> bytes:
+    """`struct python_layout` of bpf/python.h."""
+    build, bias = python.build, python.bias
     row = np.zeros(1, layout.PYTHON_LAYOUT)
     for name in layout.PYTHON_LAYOUT.names or ():
         if hasattr(build.layout, name):

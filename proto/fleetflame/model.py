@@ -101,6 +101,11 @@ class FrameMiss(IntEnum):
     """The address lies in memory without a file, and the process has no perf map: JIT code that nobody can name."""
     CODE_REPLACED = 41
     """The address was given from one generated function to another while the window lasted."""
+    UNREAD_FUNCTION = 42
+    """A function of an interpreter whose name could not be read: its process was gone, or it was another function by
+    then."""
+    INTERPRETER_FRAMES = 43
+    """Frames of an interpreter are missing here: too many of them, or memory that could not be read."""
     NOT_RECEIVED = 48
     """The batch with the stack's frames never reached the aggregator."""
 

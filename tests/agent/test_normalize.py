@@ -62,7 +62,7 @@ class Samples:
     def window(self) -> Window:
         counts = np.zeros(len(self.rows), COUNT_DTYPE)
         for at, (image, user, kernel, count, tid, comm) in enumerate(self.rows):
-            counts[at] = (image, user, kernel, image & 0x3FFFFF, tid, comm, count)
+            counts[at] = (image, user, kernel, 0, image & 0x3FFFFF, tid, comm, count)
         addresses = [address for key in sorted(self.raw) for address in self.raw[key]]
         frames = [frame for key in sorted(self.ids) for frame in self.ids[key]]
         return Window(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.python.build import PythonBuild
+from agent.python.build import PythonBuild, RunningPython
 from agent.python.code import Code, CodeMiss, read_code
 from agent.python.dynamic import Symbol
 from agent.python.layouts import LAYOUTS, Runs
@@ -105,7 +105,7 @@ class Child:
     record: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.record = pack_layout(self.build, self.bias)
+        self.record = pack_layout(RunningPython(self.build, self.bias))
 
     def names(self, frames: list[PythonFrame]) -> list[list[object]]:
         """As the child describes them; frames that its stacks do not show are left out."""
@@ -245,7 +245,7 @@ def read_anchors(child: Child, state: int) -> list[int]:
 
 def record_of(minor: int) -> bytes:
     build = PythonBuild(version=(3, minor), layout=LAYOUTS[minor], runtime=0x1000, code_type=0, evaluation=_EVALUATION)
-    return pack_layout(build, 0)
+    return pack_layout(RunningPython(build, 0))
 
 
 _EVALUATION = Symbol(0x5000, 0x100)
