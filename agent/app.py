@@ -124,7 +124,7 @@ async def _parts(config: AgentConfig) -> AsyncIterator[Parts]:
         images = ImageTable(
             builds,
             on_mapped=partial(_tell_mapped, sampler, unwinding),
-            on_forgotten=unwinding.remove,
+            on_forgotten=lambda image: unwinding.remove(image, sampler.forget_layout),
             on_facts=labeller.notice,
         )
         kernel = Kernel()
@@ -163,7 +163,7 @@ def _tell_mapped(sampler: Sampler, unwinding: Unwinding, image: int, snapshot: S
     # The layout last: with it samples begin to be unwound.
     if snapshot.python is not None:
         sampler.set_python(image, pack_layout(snapshot.python))
-    sampler.set_layout(image, unwinding.put(image, snapshot))
+    unwinding.put(image, snapshot, sampler.set_layout)
 
 
 def _jit_maps(config: AgentConfig, stack: contextlib.AsyncExitStack) -> JitMaps:

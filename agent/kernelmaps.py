@@ -20,6 +20,7 @@ _ONLINE = Path("/sys/devices/system/cpu/online")
 
 _LOOKUP_ELEM = 1
 _UPDATE_ELEM = 2
+_DELETE_ELEM = 3
 _RAW_TRACEPOINT_OPEN = 17
 _LOOKUP_AND_DELETE_BATCH = 25
 _UPDATE_BATCH = 26
@@ -124,6 +125,16 @@ def put(fd: int, key: bytes, value: bytes) -> None:
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value_buffer = ctypes.create_string_buffer(value, len(value))
     _element(_UPDATE_ELEM, fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer))
+
+
+def remove(fd: int, key: bytes) -> None:
+    """Removes one entry of a hash map, if it is there. Raises OSError."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    try:
+        _element(_DELETE_ELEM, fd, ctypes.addressof(key_buffer), 0)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
 
 
 def open_raw_tracepoint(name: str, program: int) -> int:

@@ -246,7 +246,7 @@ class ImageTable:
             with self._lock:
                 image.ended = True
                 image.last_window = self._window
-                if idle:
+                if idle and image.id in self._images:
                     self._idle[image.id] = None
                 if len(self._idle) > MAX_IDLE:
                     self._forget(self._images[next(iter(self._idle))])
@@ -254,7 +254,7 @@ class ImageTable:
     def _forget(self, image: Image) -> None:
         self._images.pop(image.id, None)
         self._idle.pop(image.id, None)
-        if image.told is not None and self._on_forgotten is not None:
+        if self._on_forgotten is not None:
             self._on_forgotten(image.id)
         if self._current.get(image.tgid) == image.id:
             del self._current[image.tgid]
@@ -349,10 +349,13 @@ class ImageTable:
 
     def _tell_mapped(self, image: Image) -> None:
         snapshot = image.snapshot
-        if snapshot is not None and snapshot.fingerprint != image.told:
-            image.told = snapshot.fingerprint
-            if self._on_mapped is not None:
-                self._on_mapped(image.id, snapshot)
+        with self._lock:
+            # One that was forgotten while it was read would never be forgotten again.
+            known = self._images.get(image.id) is image
+            if known and snapshot is not None and snapshot.fingerprint != image.told:
+                image.told = snapshot.fingerprint
+                if self._on_mapped is not None:
+                    self._on_mapped(image.id, snapshot)
 
 
 def _count(what: Count) -> None:

@@ -1,7 +1,7 @@
 """The kernel side as the agent sees it: windows of counted stacks, and what becomes of processes.
 
 Two threads use a sampler: one calls `events` all the time, the other `take` once a window. Any thread may call
-`set_layout`. Nothing here knows what an address means; that is `normalize`'s.
+`set_layout` and `forget_layout`. Nothing here knows what an address means; that is `normalize`'s.
 """
 
 import os
@@ -61,6 +61,11 @@ class Sampler:
         """From now on the samples of this image carry bare addresses: its mappings are known. `number` is that of its
         layout (`unwind.layouts`), 0 if it has none."""
         kernelmaps.put(self._loaded.maps["layouts"], image.to_bytes(8, "little"), number.to_bytes(8, "little"))
+
+    def forget_layout(self, image: int) -> None:
+        """From now on the kernel names build IDs in the samples of this image again. Before its layout's place is given
+        to another: the process may run on."""
+        kernelmaps.remove(self._loaded.maps["layouts"], image.to_bytes(8, "little"))
 
     def set_python(self, image: int, record: bytes) -> None:
         """From now on Python frames of this image are followed; `record` is that of `python.record`."""

@@ -85,14 +85,16 @@ class Unwinding:
         self._wake = threading.Event()
         self._window = 0
 
-    def put(self, image: int, snapshot: Snapshot) -> int:
-        """The number of the image's layout for the kernel, 0 if it has none."""
+    def put(self, image: int, snapshot: Snapshot, tell: Callable[[int, int], None]) -> None:
+        """Makes the image's layout, and tells the kernel its number, 0 if it has none. Both at once: a number that is
+        told late is that of a layout whose place another has by then."""
         with self._lock:
-            return self._layouts.put(image, snapshot)
+            tell(image, self._layouts.put(image, snapshot))
 
-    def remove(self, image: int) -> None:
-        """The image is over."""
+    def remove(self, image: int, tell: Callable[[int], None]) -> None:
+        """The image is over, as far as anybody asks: the kernel is told first."""
         with self._lock:
+            tell(image)
             self._layouts.remove(image)
 
     def note(self, named: Iterable[Mapping]) -> None:

@@ -43,11 +43,13 @@ class World:
         self.plugin = write_elf(folder / "plugin", b"\3" * 20)
         self.script = write_elf(folder / "nobuildid", None)
         self.ready: list[int] = []
+        self.forgotten: list[int] = []
         self.before = {what: counted("processes", "what", what) for what in Count}
         self.builds = Builds(proc=str(self.proc.folder))
         self.table = ImageTable(
             self.builds,
             on_mapped=lambda image, _snapshot: self.ready.append(image),
+            on_forgotten=self.forgotten.append,
             proc=str(self.proc.folder),
             **options,
         )
@@ -298,6 +300,27 @@ def test_images_are_bounded(tmp_path: Path) -> None:
     again = world.table.get(images[0].id)
     assert again is not images[0]
     assert again.facts == images[0].facts
+
+
+def test_what_was_forgotten_while_it_was_read_is_not_told(tmp_path: Path) -> None:
+    """A window has more images than are kept: nobody would take the layout away again."""
+    world = World(tmp_path, max_images=1)
+    first, _second = world.seen(7), world.seen(8)
+    assert world.forgotten == [first.id]
+    world.proc.map(7, world.shell, world.plugin)
+    ready = list(world.ready)
+    assert world.table.read_maps(first) is not None
+    assert world.ready == ready
+
+
+def test_an_image_that_is_told_twice_is_forgotten_whole(tmp_path: Path) -> None:
+    """Two CPUs may tell of it; the second time the process may be gone, but not the layout of the first."""
+    world = World(tmp_path, max_images=1)
+    image = world.seen(7)
+    world.proc.end(7)
+    world.tell(EventKind.SEEN, image)
+    world.seen(8)
+    assert world.forgotten == [image.id]
 
 
 def test_the_first_to_go_are_those_that_ended_without_a_sample(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_process_that_was_there_before_is_seen_with_its_first_sample() -> None
 
 
 def test_the_kernel_names_builds_until_the_image_is_ready() -> None:
-    """Bare addresses only once user space says that it knows the mappings."""
+    """Bare addresses only once user space says that it knows the mappings, and until it has forgotten them."""
     child = spin(60)
     with sampling() as sampler:
         image = events_until(sampler, child.pid, EventKind.SEEN)[0].image
@@ -162,7 +162,13 @@ def test_the_kernel_names_builds_until_the_image_is_ready() -> None:
         time.sleep(0.05)
         sampler.take()
         time.sleep(0.3)
-        after = last(sampler)
+        after = sampler.take()
+        for _ in range(2):  # what is not there any more is no mistake
+            sampler.forget_layout(image)
+        time.sleep(0.05)
+        sampler.take()
+        time.sleep(0.3)
+        forgotten = last(sampler)
     child.kill()
     child.wait()
 
@@ -172,7 +178,9 @@ def test_the_kernel_names_builds_until_the_image_is_ready() -> None:
 
     assert (user(before) >= ID_STACK_BIT).all()
     assert (user(after) < ID_STACK_BIT).all()
+    assert (user(forgotten) >= ID_STACK_BIT).all()
     assert len(user(after))
+    assert len(user(forgotten))
 
 
 def test_rows_per_thread_carry_the_thread() -> None:

@@ -1,5 +1,7 @@
 """Which builds get a table, in which order, and which give way."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -35,11 +37,18 @@ def table(rows: int = ROWS) -> UnwindTable:
     )
 
 
+def snapshot_of(*mapped: Mapping) -> Snapshot:
+    ranges = [Range(at << 20, (at << 20) + 0x1000, each, bias=at << 20) for at, each in enumerate(mapped, 1)]
+    fingerprint = hash(tuple(each.path for each in mapped))
+    return Snapshot(table=build_table(ranges), whole=True, fingerprint=fingerprint, bytes_read=0, since_ns=0)
+
+
 class World:
     """Room for two tables, and a source that says what it was asked for."""
 
     def __init__(self, *, slots: int = 10) -> None:
         self.asked: list[int] = []
+        self.told: dict[int, int] = {}
         self.missing: dict[int, CfaError | None] = {}
         self.tables = KernelTables(
             MemoryArray(layout.TABLE, slots),
@@ -66,10 +75,7 @@ class World:
     def close(self) -> None: ...
 
     def map(self, image: int, *mapped: Mapping) -> None:
-        ranges = [Range(at << 20, (at << 20) + 0x1000, each, bias=at << 20) for at, each in enumerate(mapped, 1)]
-        fingerprint = hash(tuple(each.path for each in mapped))
-        snapshot = Snapshot(table=build_table(ranges), whole=True, fingerprint=fingerprint, bytes_read=0, since_ns=0)
-        self.unwinding.put(image, snapshot)
+        self.unwinding.put(image, snapshot_of(*mapped), self.told.__setitem__)
 
     def load(self) -> None:
         while self.unwinding.load_next(self):
@@ -99,7 +105,7 @@ def test_a_build_is_loaded_once_however_many_map_it() -> None:
     for image in range(5):
         world.map(image, mapping(1))
         world.load()
-        world.unwinding.remove(image)
+        world.unwinding.remove(image, world.told.pop)
     assert world.asked == [1]
     assert world.loaded() == 1
 
@@ -111,12 +117,12 @@ def test_what_nobody_maps_any_more_gives_way() -> None:
     world.map(1, mapping(1))
     world.map(2, mapping(2))
     world.load()
-    world.unwinding.remove(1)
+    world.unwinding.remove(1, world.told.pop)
     world.map(3, mapping(3))
     world.load()
     assert world.loaded() == 2
     assert outcomes(Outcome.EVICTED) - before == 1
-    world.unwinding.remove(2)
+    world.unwinding.remove(2, world.told.pop)
     world.map(4, mapping(1))
     world.unwinding.note([mapping(1)])
     world.load()
@@ -167,8 +173,25 @@ def test_slots_are_used_again() -> None:
     world.load()
     world.map(2, mapping(3))
     assert outcomes(Outcome.NO_SLOT) - before == 1
-    world.unwinding.remove(1)
+    world.unwinding.remove(1, world.told.pop)
     world.map(3, mapping(4))
     world.load()
     assert world.asked == [1, 2, 4]
     assert world.loaded() == 2
+
+
+def test_the_kernel_is_told_while_nothing_else_is_put() -> None:
+    """A number told late is that of a place that another layout has by then."""
+    world = World()
+    told = []
+
+    def tell(_image: int, number: int) -> None:
+        other = threading.Thread(target=world.map, args=(2, mapping(2)))
+        other.start()
+        other.join(0.05)
+        assert 2 not in world.told
+        told.append((number, other))
+
+    world.unwinding.put(1, snapshot_of(mapping(1)), tell)
+    told[0][1].join()
+    assert world.told[2] != told[0][0]
