@@ -140,10 +140,13 @@ class Builds:
         for fd in self._candidates(places, os.fsencode(path)):
             if isinstance(fd, OpenMiss):
                 continue
-            if self.examine(fd).build_id == build_id:
-                return fd
+            try:
+                if self.examine(fd).build_id == build_id:
+                    return fd
+                miss = LendMiss.OTHER_BUILD
+            except OSError:  # nothing of it can be read: a file system may answer one process and not another
+                pass
             os.close(fd)
-            miss = LendMiss.OTHER_BUILD
         return miss
 
     def _add(self, build_id: BuildId, build: _Build) -> None:

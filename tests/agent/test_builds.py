@@ -152,6 +152,18 @@ def test_what_is_lent_is_examined_first(proc: Path) -> None:
     assert builds.open_for_lending(BuildId(ID)) is LendMiss.GONE
 
 
+def test_what_cannot_be_read_any_more_is_not_lent(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system of the profiled user's own answers once and then no more: a miss that leaves nothing open."""
+    builds, path = Builds(proc=str(proc)), proc / "7/root/bin/a"
+    path.write_bytes(elf())
+    see(builds, path, Place(7, "exe", b"/bin/a"))
+    path.write_bytes(elf(padding=3))
+    monkeypatch.setattr("agent.builds.file_reader", lambda _fd: lambda _offset, _length: b"")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert builds.open_for_lending(BuildId(ID)) is LendMiss.GONE
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_build_that_is_on_the_host_is_lent_though_nobody_runs_it(tmp_path: Path) -> None:
     """The asker's path is tried, and must have that build."""
     path = tmp_path / "a"
