@@ -8,6 +8,7 @@ table.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,9 +67,7 @@ class KernelTables:
         # SANITY: its former place would never be given back.
         assert slot not in self._places, "loaded twice"
         self._reuse()
-        pages = int(table.pc[-1] >> layout.PAGE_BITS) + 1
-        # A page begins with a row, and each chunk with a pair: at most these more than the table has.
-        pairs = (len(table) + pages) // 2 + 1 + pages // CHUNK_PAGES
+        pages, pairs = _room(table)
         place = self._take(pages, pairs)
         if place is None:
             return False
@@ -86,6 +85,14 @@ class KernelTables:
         self._tables.write(slot, entry)
         self._places[slot] = place
         return True
+
+    def could_hold(self, table: UnwindTable, without: Iterable[int]) -> bool:
+        """Whether there were places enough for a table without those in the slots `without`, if not in one piece."""
+        pages, pairs = _room(table)
+        going = [*(self._places[slot] for slot in without), *self._resting]
+        return pages <= self._free_pages.free + sum(
+            place.pages for place in going
+        ) and pairs <= self._free_pairs.free + sum(place.pairs for place in going)
 
     def unload(self, slot: int) -> None:
         """Takes a slot's table away. Its room is used again GRACE_S later: a step that has just looked up the slot
@@ -128,6 +135,13 @@ class KernelTables:
         if fresh:
             self._rules.write(len(self._numbers) - len(fresh), rules[fresh])
         return numbers
+
+
+def _room(table: UnwindTable) -> tuple[int, int]:
+    """Pages and pairs of rows that a table takes."""
+    pages = int(table.pc[-1] >> layout.PAGE_BITS) + 1
+    # A page begins with a row, and each chunk with a pair: at most these more than the table has.
+    return pages, (len(table) + pages) // 2 + 1 + pages // CHUNK_PAGES
 
 
 def paginate(

@@ -33,6 +33,11 @@ RECENT_WINDOWS = 3
 """A table that a sample named in as many windows is in use: it does not give way."""
 
 
+MAX_REFUSED = 6
+"""A table is made again, for which there was no room, after twice as many windows each time: after 64 at most. That of
+a large program takes seconds of a processor."""
+
+
 class Outcome(StrEnum):
     """What became of a build's table, in `metrics.UNWIND_TABLES`; or the reason why there is none (`CfaFault`)."""
 
@@ -64,7 +69,13 @@ class _Slot:
     named: int = 0
     waiting: bool = False
     hopeless: bool = False
+    """Its file has no table that can be made."""
+    absent: bool = False
+    """Its file was gone, and nobody has mapped it since."""
     urgent: bool = False
+    refused: int = 0
+    not_before: int = 0
+    """The window from which on it is asked for again: there was no room for it `refused` times in a row."""
 
 
 class Unwinding:
@@ -106,7 +117,8 @@ class Unwinding:
                 if slot is None:
                     continue
                 slot.named = self._window
-                if not slot.urgent and not slot.hopeless and not self._tables.is_loaded(slot.number):
+                lost = slot.urgent or slot.hopeless or slot.absent or self._window < slot.not_before
+                if not lost and not self._tables.is_loaded(slot.number):
                     self._want(slot, urgent=True)
 
     def run(self, stopping: threading.Event) -> None:
@@ -135,7 +147,8 @@ class Unwinding:
             mapping = slot.mapping
         outcome = self._load(source, slot, mapping)
         metrics.UNWIND_TABLES.labels(outcome).inc()
-        metrics.UNWIND_ROWS.set(self._tables.rows_loaded)
+        with self._lock:
+            metrics.UNWIND_ROWS.set(self._tables.rows_loaded)
         return True
 
     def _load(self, source: Source, slot: _Slot, mapping: Mapping) -> str:
@@ -145,28 +158,35 @@ class Unwinding:
             log.debug(
                 "no unwind table", extra={"build": str(mapping.build_id), "path": mapping.path, "cause": str(error)}
             )
-            slot.waiting, slot.urgent, slot.hopeless = False, False, True
+            with self._lock:
+                slot.waiting, slot.urgent, slot.hopeless = False, False, True
             return error.reason.value
         with self._lock:
             slot.waiting = slot.urgent = False
             if slot.mapping is not mapping:
                 return Outcome.NO_SLOT  # another build has the slot by now
             if table is None:
-                slot.hopeless = True
+                slot.absent = True
                 return Outcome.NO_FILE
+            victims = self._victims()
+            if not self._tables.could_hold(table, [victim.number for victim in victims]):
+                victims = []
             while not self._tables.load(slot.number, table):
-                victim = self._victim()
-                if victim is None:
-                    # Until something that is in use now is not: a sample that names this one asks again.
+                if not victims:
+                    # Until something that is in use now is not: a sample that names this one asks again, not at once.
+                    slot.refused = min(slot.refused + 1, MAX_REFUSED)
+                    slot.not_before = self._window + (1 << slot.refused)
                     return Outcome.NO_ROOM
-                self._tables.unload(victim.number)
+                self._tables.unload(victims.pop().number)
                 metrics.UNWIND_TABLES.labels(Outcome.EVICTED).inc()
+            slot.refused = 0
             return Outcome.LOADED
 
-    def _victim(self) -> _Slot | None:
+    def _victims(self) -> list[_Slot]:
+        """Tables that may give way, the first to go last."""
         loaded = [slot for slot in self._slots.values() if self._tables.is_loaded(slot.number)]
         idle = [slot for slot in loaded if not slot.layouts or self._window - slot.named > RECENT_WINDOWS]
-        return min(idle, key=lambda slot: (bool(slot.layouts), slot.named), default=None)
+        return sorted(idle, key=lambda slot: (bool(slot.layouts), slot.named), reverse=True)
 
     def _hold(self, mapping: Mapping) -> int:
         if mapping.build_id is None or self._source is None:
@@ -179,6 +199,8 @@ class Unwinding:
                 return 0
             slot = self._slots[mapping.build_id] = self._by_number[number] = _Slot(mapping, number)
             self._want(slot, urgent=False)
+        # Another process has it: its file may be at hand now.
+        slot.absent = False
         self._slots.move_to_end(mapping.build_id)
         slot.layouts += 1
         return slot.number

@@ -50,6 +50,7 @@ class World:
         self.asked: list[int] = []
         self.told: dict[int, int] = {}
         self.missing: dict[int, CfaError | None] = {}
+        self.rows: dict[int, int] = {}
         self.tables = KernelTables(
             MemoryArray(layout.TABLE, slots),
             MemoryArray(layout.PAGE, 64),
@@ -68,7 +69,7 @@ class World:
             if error is not None:
                 raise error
             return None
-        return table()
+        return table(self.rows.get(number, ROWS))
 
     def rest(self) -> None: ...
 
@@ -146,6 +147,37 @@ def test_what_samples_name_stays_and_the_rest_is_said() -> None:
     world.load()
     assert world.asked == [1, 2, 3, 3]
     assert world.loaded() == 2
+
+
+def test_a_file_that_was_gone_is_asked_for_again_when_another_process_has_it() -> None:
+    """Its first process was over before anybody looked; once more for each that maps it, and a sample has to name it."""
+    world = World()
+    world.missing[1] = None
+    world.map(1, mapping(1))
+    world.load()
+    del world.missing[1]
+    world.map(2, mapping(1), mapping(2))
+    world.unwinding.note([mapping(1)])
+    world.load()
+    assert world.asked == [1, 1, 2]
+    assert world.loaded() == 2
+
+
+def test_a_table_that_no_room_can_be_made_for_drives_out_nothing() -> None:
+    """And is made again ever more seldom: making it takes seconds."""
+    world = World()
+    before = outcomes(Outcome.EVICTED)
+    world.rows[2] = 10 * ROWS
+    world.map(1, mapping(1))
+    world.load()
+    world.unwinding.remove(1, world.told.pop)
+    world.map(2, mapping(2))
+    for _ in range(100):
+        world.unwinding.note([mapping(2)])
+        world.load()
+    assert world.asked.count(2) < 8
+    assert outcomes(Outcome.EVICTED) == before
+    assert world.loaded() == 1
 
 
 @pytest.mark.parametrize(
