@@ -223,6 +223,7 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
         if stopped in done:
             log.info("stopping")
             parts.stopping.set()
+            parts.unwinding.interrupt()
             await asyncio.gather(*threads)
             await parts.drained.wait()
             await parts.handover.join()
@@ -231,6 +232,7 @@ async def _work(parts: Parts, stop: asyncio.Event) -> None:
             task.result()
     finally:
         parts.stopping.set()
+        parts.unwinding.interrupt()
         await _cancel({stopped, *tasks})
         await asyncio.gather(*threads, return_exceptions=True)
 

@@ -10,6 +10,7 @@ IDLE_S; one that dies or takes too long costs that one table.
 """
 
 import contextlib
+import ctypes
 import mmap
 import os
 import resource
@@ -29,6 +30,9 @@ PATIENCE_S = 60
 IDLE_S = 20
 _NOBODY = 65534
 _LENGTH = struct.Struct("<I")
+# capset(2): version 3, this process; then effective, permitted and inheritable, 32 bits each, twice.
+_CAPABILITY_HEADER = struct.pack("<Ii", 0x20080522, 0)
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 class Compiler:
@@ -39,6 +43,7 @@ class Compiler:
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._used = 0.0
+        self._interrupted = False
 
     def find(self, mapping: Mapping) -> UnwindTable | None:
         """The table of a build, None if its file is not to be had any more. Raises CfaError."""
@@ -66,6 +71,13 @@ class Compiler:
             self._child.wait()
         self._child = self._socket = None
 
+    def interrupt(self) -> None:
+        """Ends what is being made, and starts nothing any more. Any thread may call it."""
+        self._interrupted = True
+        child = self._child
+        if child is not None:
+            child.kill()
+
     def _compile(self, fd: int) -> UnwindTable:
         try:
             channel = self._socket or self._start()
@@ -92,6 +104,8 @@ class Compiler:
             )
         ours.settimeout(PATIENCE_S)
         self._socket = ours
+        if self._interrupted:
+            raise EOFError("stopping")
         return ours
 
 
@@ -110,10 +124,14 @@ def _give_up_privileges() -> None:
     os.nice(19)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(PermissionError):  # nobody already
+    with contextlib.suppress(PermissionError):  # no root, or root without CAP_SETUID
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    # In either case what the agent holds came along: by systemd's AmbientCapabilities=, or a container's --cap-add.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.capset(_CAPABILITY_HEADER, bytes(24)):
+        raise SystemExit(f"failed to give up capabilities: {os.strerror(ctypes.get_errno())}")
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 

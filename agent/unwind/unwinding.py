@@ -57,8 +57,11 @@ class Source(Protocol):
     def rest(self) -> None:
         """Nothing is wanted at the moment: frees what only serves to find."""
 
+    def interrupt(self) -> None:
+        """What is being looked for is not wanted any more, nor will anything be. Called by any thread."""
+
     def close(self) -> None:
-        """Nothing will be wanted any more."""
+        """Frees everything."""
 
 
 @dataclass(slots=True)
@@ -134,6 +137,11 @@ class Unwinding:
                     self._wake.clear()
         finally:
             self._source.close()
+
+    def interrupt(self) -> None:
+        """Whoever stops `run` does not wait for a table that is being made."""
+        if self._source is not None:
+            self._source.interrupt()
 
     def load_next(self, source: Source) -> bool:
         """Finds and loads one table; False if none is wanted."""

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +92,33 @@ def test_a_file_that_nobody_has_any_more_has_no_table(world: World) -> None:
     """Its process ended and its path holds another file."""
     gone = Mapping(MappingKind.FILE, BuildId(b"\7" * 20), "/nonexistent")
     assert world.compiler.find(gone) is None
+
+
+def test_who_stops_waits_for_no_table(world: World) -> None:
+    """A container is killed after 10 s, a large program's table takes longer; and no other is begun."""
+    mapping = world.mapping(libc())
+    world.compiler.find(mapping)
+    os.kill(world.child, signal.SIGSTOP)  # it is not done before long
+    timer = threading.Timer(0.2, world.compiler.interrupt)
+    timer.start()
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(CfaError):
+            world.compiler.find(mapping)
+    timer.join()
+    assert time.monotonic() - began < 5
+
+
+def test_capabilities_are_given_up_by_root_without_all_of_them() -> None:
+    """As a container's root has it: a few capabilities, and none to become somebody else."""
+    script = (
+        "from pathlib import Path; from agent.unwind.compiler import _give_up_privileges; _give_up_privileges();"
+        "print(Path('/proc/self/status').read_text())"
+    )
+    command = [sys.executable, "-P", "-c", script]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-setuid,-setgid", *command]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    status = dict(line.split(":\t", 1) for line in shown.splitlines() if ":\t" in line)
+    assert [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0, 0, 0, 0]
+    assert status["NoNewPrivs"] == "1"

@@ -73,6 +73,8 @@ class World:
 
     def rest(self) -> None: ...
 
+    def interrupt(self) -> None: ...
+
     def close(self) -> None: ...
 
     def map(self, image: int, *mapped: Mapping) -> None:
@@ -150,7 +152,7 @@ def test_what_samples_name_stays_and_the_rest_is_said() -> None:
 
 
 def test_a_file_that_was_gone_is_asked_for_again_when_another_process_has_it() -> None:
-    """Its first process was over before anybody looked; once more for each that maps it, and a sample has to name it."""
+    """Its first process was over too soon; once more for each that maps it, and a sample has to name it."""
     world = World()
     world.missing[1] = None
     world.map(1, mapping(1))
