@@ -192,7 +192,8 @@ ALWAYS_INLINE u32 step(struct frame *frame, struct pt_regs *regs)
 	case CFA_SIGNAL:
 		return step_signal(frame, rule);
 	case CFA_GAP:
-		return STOP_NO_RULE;
+		/* Assembly, or generated code within a file (V8's builtins): it may keep frame pointers. */
+		return step_frame_pointer(frame);
 	default:
 		return STOP_RULE;
 	}

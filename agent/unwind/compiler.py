@@ -2,7 +2,7 @@
 
 What a profiled process mapped is anybody's bytes, and a large program's table takes hundreds of megabytes to make. So
 the agent opens the file and passes its descriptor to a child, which gives up what it may, maps the file, compiles and
-answers. The child serves file after file, at the lowest priority, and ends when there has been nothing to do for
+answers. The child serves file after file, at low priority, and ends when there has been nothing to do for
 IDLE_S; one that dies or takes too long costs that one table.
 
     parent -> child   one byte, with a descriptor
@@ -121,7 +121,7 @@ def _receive(channel: socket.socket, length: int) -> bytes:
 
 
 def _give_up_privileges() -> None:
-    os.nice(19)
+    os.nice(10)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(PermissionError):  # no root, or root without CAP_SETUID

@@ -156,6 +156,17 @@ def test_a_registers_of_nowhere_ends_at_once(library: ctypes.CDLL) -> None:
     assert (found, Stop(stop)) == ([0x1234], Stop.NO_FRAME_POINTER)
 
 
+def test_where_a_table_has_no_rule_frame_pointers_are_tried(library: ctypes.CDLL) -> None:
+    """Builtins of V8 lie in the program's file, without call frame information and with frame pointers."""
+    stepper = Stepper(library)
+    stepper.regions.values[1] = (0x1000, 0, 0x1000, 1)
+    stepper.tables.values[1] = (0, 0, 1)
+    stepper.pages.values[0] = (0, 1)
+    memory = bytes(16) + (0).to_bytes(8, "little") + (0x1500).to_bytes(8, "little")
+    found, stop, _ = stepper.walk({"ip": 0x1234, "sp": 0x7000, "bp": 0x7010}, memory, 0x7000, 1 << 32 | 1)
+    assert (found, Stop(stop)) == ([0x1234, 0x1500], Stop.NO_FRAME_POINTER)
+
+
 @given(st.binary(max_size=400), st.integers(0, 1 << 64 - 1), st.data())
 @settings(max_examples=300, deadline=None)
 def test_arrays_full_of_anything_end(library: ctypes.CDLL, memory: bytes, ip: int, data: st.DataObject) -> None:
