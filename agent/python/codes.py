@@ -13,8 +13,9 @@ from agent.image import Image
 from agent.python.code import Code, CodeMiss, read_code
 from agent.python.memory import Memory
 
-MAX_CODES = 16384
-"""Functions held of all processes together. One takes 0.5 KiB; a large application has 2,000 that are ever sampled."""
+MAX_CODES = 4096
+"""Functions held of all processes together. A large application has 2,000 that are ever sampled; beside a test suite
+each process brings its own, which nobody asks for any more once it has ended."""
 MAX_READS = 4096
 """Functions read a window: 20 us each, 0.1 s of work at most, whatever the processes do."""
 
