@@ -31,6 +31,7 @@ class Codes:
         self._max_reads = max_reads
         self._reads_left = max_reads
         self._known: OrderedDict[tuple[int, Seen], Code | CodeMiss] = OrderedDict()
+        self._shared: dict[Code, Code] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -48,10 +49,18 @@ class Codes:
         metrics.PYTHON_FUNCTIONS.labels(found.value if isinstance(found, CodeMiss) else "read").inc()
         if found is not CodeMiss.TOO_MANY:
             with self._lock:
-                self._known[key] = found
+                self._known[key] = found = self._one_for_all(found)
                 if len(self._known) > self._max_codes:
                     self._known.popitem(last=False)
         return found
+
+    def _one_for_all(self, found: Code | CodeMiss) -> Code | CodeMiss:
+        """Equal functions of different processes are one object: workers and test suites run the same program often."""
+        if isinstance(found, CodeMiss):
+            return found
+        if len(self._shared) >= self._max_codes:
+            self._shared.clear()
+        return self._shared.setdefault(found, found)
 
     def note(self, image: Image | None, seen: Seen) -> None:
         """Reads a function that the kernel has met, if there are reads left and its image is known."""

@@ -57,6 +57,17 @@ def test_reads_of_a_window_and_functions_held_are_bounded() -> None:
         assert len(codes) == 4
 
 
+def test_equal_functions_of_two_processes_are_one() -> None:
+    """Each worker of a server has its own copy, and so has each process that a test suite starts."""
+    codes, found = Codes(), []
+    for _ in range(2):
+        with running(interpreters()[-1]) as child:
+            address = child.codes[0][0]
+            found.append(codes.find(image_of(child), (address, child.checksum(address))))
+    assert isinstance(found[0], Code)
+    assert found[0] is found[1]
+
+
 def test_an_image_without_an_interpreter_has_no_functions() -> None:
     """Its mappings were forgotten, or it is another program by now."""
     assert Codes().find(unknown_image(1, 1), (0x1000, 1)) is CodeMiss.GONE
