@@ -77,7 +77,7 @@ class Node:
         self.images = ImageTable(
             builds,
             on_mapped=partial(app._tell_mapped, self.sampler, self.unwinding),
-            on_forgotten=self.unwinding.remove,
+            on_forgotten=lambda image: self.unwinding.remove(image, self.sampler.forget_layout),
         )
         label_of = lambda facts, _thread: (("pid", str(facts.tgid)),)  # noqa: E731
         self.normalizer = Normalizer(self.images, Kernel(), label_of, codes=codes)
